@@ -1,0 +1,33 @@
+# `make train` and `make test` set everything up on first use; ARGS go to the program, for instance
+#   make train ARGS="--config configs/autoencode.yaml --seed 1"      make test ARGS="-k lattice"
+ARGS ?=
+CONFIG ?= configs/default.yaml
+PY := .venv/bin/python
+
+.PHONY: help setup train test test-slow check format
+
+help:
+	@echo "make train      train $(CONFIG) and print the honest table"
+	@echo "make test       the default tests;  make test-slow: those marked slow"
+	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
+
+setup:
+	@bash scripts/setup.sh
+
+train: setup
+	$(PY) scripts/train.py --config $(CONFIG) $(ARGS)
+
+test: setup
+	$(PY) -m pytest $(ARGS)
+
+test-slow: setup
+	$(PY) -m pytest -m slow $(ARGS)
+
+check: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .

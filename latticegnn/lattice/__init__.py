@@ -1,0 +1,37 @@
+"""Geometry of the lattice: cells, tiers, ports, light cones. It learns nothing."""
+
+from latticegnn.lattice.export import from_networkx as from_networkx
+from latticegnn.lattice.export import read_graphml as read_graphml
+from latticegnn.lattice.export import to_networkx as to_networkx
+from latticegnn.lattice.export import write_graphml as write_graphml
+from latticegnn.lattice.graph import attach_ports as attach_ports
+from latticegnn.lattice.graph import build_graph as build_graph
+from latticegnn.lattice.graph import validate_graph as validate_graph
+from latticegnn.lattice.lightcone import LightConeError as LightConeError
+from latticegnn.lattice.lightcone import arrival as arrival
+from latticegnn.lattice.lightcone import check_light_cone as check_light_cone
+from latticegnn.lattice.lightcone import hops as hops
+from latticegnn.lattice.lightcone import steps_needed as steps_needed
+from latticegnn.lattice.placement import Center as Center
+from latticegnn.lattice.placement import Corners as Corners
+from latticegnn.lattice.placement import CornersCenter as CornersCenter
+from latticegnn.lattice.placement import Full as Full
+from latticegnn.lattice.placement import Grid as Grid
+from latticegnn.lattice.placement import Placement as Placement
+from latticegnn.lattice.placement import Proportional as Proportional
+from latticegnn.lattice.placement import Random as Random
+from latticegnn.lattice.ports import FACES as FACES
+from latticegnn.lattice.ports import Ports as Ports
+from latticegnn.lattice.spec import LatticeSpec as LatticeSpec
+from latticegnn.lattice.spec import Tier as Tier
+from latticegnn.lattice.stencil import Stencil as Stencil
+from latticegnn.lattice.stencil import coordinates as coordinates
+from latticegnn.lattice.stencil import degrees as degrees
+from latticegnn.lattice.stencil import edge_count as edge_count
+from latticegnn.lattice.stencil import empty_tiers as empty_tiers
+from latticegnn.lattice.stencil import neighbours as neighbours
+from latticegnn.lattice.stencil import node_grid as node_grid
+from latticegnn.lattice.stencil import stencil as stencil
+from latticegnn.lattice.stencil import tier_report as tier_report
+from latticegnn.lattice.storage import load_graph as load_graph
+from latticegnn.lattice.storage import save_graph as save_graph

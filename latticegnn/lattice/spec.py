@@ -1,0 +1,202 @@
+"""What a lattice is, as numbers: its shape, its boundary and the radii of its three tiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from numbers import Integral, Real
+from typing import Any, Literal
+
+Boundary = Literal["open", "periodic"]
+
+#: Radii such as 0.2 · 15 land exactly on distances between cells, so rounding would decide who is a neighbour. Every
+#: comparison of a distance with a radius widens the radius by this relative amount.
+RELATIVE_TOLERANCE = 1e-9
+
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "connectivity": ("radius", "full"),
+    "order": ("raster", "morton"),
+    "edges": ("radius_graph", "stencil"),
+}
+_BOUNDARIES = ("open", "periodic")
+_RATIOS = ("radius_ratio", "local_ratio", "functional_ratio", "distant_ratio")
+
+
+class Tier(IntEnum):
+    """An edge's class by its distance; the value is what ``edge_tier`` holds."""
+
+    LOCAL = 0
+    FUNCTIONAL = 1
+    DISTANT = 2
+
+
+def did_you_mean(value: object, allowed: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the allowed name nearest to ``value``, or an empty string when none is near."""
+    close = difflib.get_close_matches(str(value), list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+@dataclass(frozen=True)
+class LatticeSpec:
+    """A cubic lattice of X·Y·Z cells at integer coordinates, and the radii that sort its edges into tiers.
+
+    Two cells at distance d (in cells; the shortest way round on a periodic axis) are connected by the tier
+
+    ``local: d ≤ r_l``, ``functional: r_l < d ≤ r_f``, ``distant: r_f < d ≤ r_d``
+
+    with ``max_radius = max(shape) · radius_ratio`` and ``r_t = ratio_t · max_radius``, or ``radii`` where given. Below
+    one cell a radius reaches no neighbour; the local tier always holds the cell itself (d = 0).
+
+    Args:
+        shape: Cells along x, y and z, each at least 1.
+        connectivity: ``"radius"``: edges up to the distant radius r_d. ``"full"``: every other cell is a neighbour and
+            the distant tier takes all beyond r_f.
+        boundary: ``"open"`` or ``"periodic"``, for all axes or as a triple for x, y and z. A pair of cells has one edge
+            a direction, along the shortest way round.
+        order: How cells are numbered: ``"raster"`` (z runs fastest) or ``"morton"`` (Z-order: near in space, near in
+            memory).
+        radius_ratio: ``max_radius`` as a part of the longest side, > 0.
+        local_ratio: r_l as a part of ``max_radius``, > 0.
+        functional_ratio: r_f as a part of ``max_radius``, > ``local_ratio``.
+        distant_ratio: r_d as a part of ``max_radius``, > ``functional_ratio``.
+        radii: (r_l, r_f, r_d) in cells, rising; they take the place of the four ratios.
+        edges: How :func:`build_graph` finds edges: ``"radius_graph"`` (torch-cluster) or ``"stencil"`` (integer
+            offsets, no compiled extension). Both give the same graph.
+        strict_tiers: Make a tier without neighbours an error in :func:`build_graph` (the local tier included).
+
+    Raises:
+        ValueError: An entry is of the wrong type or range, a name is unknown, or the radii do not rise.
+    """
+
+    shape: tuple[int, int, int] = (8, 8, 8)
+    connectivity: Literal["radius", "full"] = "radius"
+    boundary: Boundary | tuple[Boundary, Boundary, Boundary] = "open"
+    order: Literal["raster", "morton"] = "raster"
+    radius_ratio: float = 0.2
+    local_ratio: float = 0.1
+    functional_ratio: float = 0.65
+    distant_ratio: float = 1.0
+    radii: tuple[float, float, float] | None = None
+    edges: Literal["radius_graph", "stencil"] = "radius_graph"
+    strict_tiers: bool = False
+
+    def __post_init__(self) -> None:
+        """Check every field; turn the lists that YAML and JSON give into tuples."""
+        self._set("shape", _shape(self.shape))
+        for name, allowed in _ALLOWED.items():
+            _one_of(name, getattr(self, name), allowed)
+        if isinstance(self.boundary, (list, tuple)):
+            if len(self.boundary) != 3:
+                raise ValueError(
+                    f"boundary is one name or one for each of the axes x, y and z. Received {len(self.boundary)} "
+                    "names: "
+                    f"{list(self.boundary)}. Write boundary='periodic' or boundary=('open', 'open', 'periodic')."
+                )
+            for axis, boundary in zip("xyz", self.boundary, strict=True):
+                _one_of(f"boundary along {axis}", boundary, _BOUNDARIES)
+            self._set("boundary", tuple(self.boundary))
+        else:
+            _one_of("boundary", self.boundary, _BOUNDARIES)
+        for name in _RATIOS:
+            self._set(name, _positive(name, getattr(self, name)))
+        if not self.local_ratio < self.functional_ratio < self.distant_ratio:
+            raise ValueError(
+                "The tiers' ratios must rise: local_ratio < functional_ratio < distant_ratio. Received "
+                f"{self.local_ratio:g}, {self.functional_ratio:g}, {self.distant_ratio:g}. "
+                "Reorder them, or keep the defaults 0.1, 0.65, 1.0."
+            )
+        if self.radii is not None:
+            self._set("radii", _radii(self.radii))
+        if not isinstance(self.strict_tiers, bool):
+            raise ValueError(f"strict_tiers is a switch. Received {self.strict_tiers!r}. Write true or false.")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen for its users, not for its own constructor
+
+    @property
+    def max_radius(self) -> float:
+        """The radius that the ratios are parts of, in cells; the distant radius where ``radii`` are given."""
+        return self.radii[2] if self.radii is not None else max(self.shape) * self.radius_ratio
+
+    @property
+    def thresholds(self) -> tuple[float, float, float]:
+        """The upper radii of the local, functional and distant tier, in cells."""
+        if self.radii is not None:
+            return self.radii
+        radius = self.max_radius
+        return (self.local_ratio * radius, self.functional_ratio * radius, self.distant_ratio * radius)
+
+    @property
+    def num_nodes(self) -> int:
+        """N, the number of cells."""
+        return math.prod(self.shape)
+
+    @property
+    def periodic(self) -> tuple[bool, bool, bool]:
+        """Whether x, y and z wrap around."""
+        x, y, z = (self.boundary,) * 3 if isinstance(self.boundary, str) else self.boundary
+        return (x == "periodic", y == "periodic", z == "periodic")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as JSON-safe values; :meth:`from_dict` gives the spec back."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LatticeSpec:
+        """Build a spec from :meth:`to_dict`'s result; fields left out take their defaults.
+
+        Raises:
+            ValueError: A key is unknown, or a value breaks a rule of the class.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ValueError(
+                    f"A lattice spec has the keys {', '.join(names)}. Received {key!r}."
+                    f"{did_you_mean(key, names)} Remove or rename it."
+                )
+        return cls(**values)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"{name} must be one of {', '.join(map(repr, allowed))}. Received {value!r}."
+            f"{did_you_mean(value, allowed)} Write {name.split()[0]}: {allowed[0]}, or another of these."
+        )
+
+
+def _shape(value: object) -> tuple[int, int, int]:
+    sides = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(sides) != 3 or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sides):
+        raise ValueError(
+            f"shape is three whole numbers of cells, each at least 1. Received {value!r}. Write shape: [8, 8, 8]; "
+            "for a flat lattice give one side the length 1."
+        )
+    x, y, z = (int(n) for n in sides)
+    return (x, y, z)
+
+
+def _positive(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise ValueError(
+            f"{name} must be a finite number above 0. Received {value!r}. Give a positive ratio, or leave it at its "
+            "default."
+        )
+    return float(value)
+
+
+def _radii(value: object) -> tuple[float, float, float]:
+    entries = tuple(value) if isinstance(value, (list, tuple)) else ()
+    numbers = [float(r) for r in entries if isinstance(r, Real) and not isinstance(r, bool) and 0 < float(r) < math.inf]
+    if len(entries) != 3 or len(numbers) != 3 or not numbers[0] < numbers[1] < numbers[2]:
+        raise ValueError(
+            "radii are three finite distances in cells, above 0 and rising: local < functional < distant. "
+            f"Received {value!r}. Write for example radii: [0.5, 1.0, 1.6], or radii: null to use the ratios."
+        )
+    return (numbers[0], numbers[1], numbers[2])

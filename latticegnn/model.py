@@ -1,0 +1,313 @@
+"""The lattice as a model: joins geometry, cell and maps, and owns time."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from latticegnn.lattice import LatticeSpec, Ports, Tier, build_graph, check_light_cone, steps_needed
+from latticegnn.nn import (
+    EmbeddingToLatticeMapper,
+    EmbeddingTransformer,
+    Interior,
+    LatticeCell,
+    LatticeToEmbeddingExtractor,
+    Readout,
+    VolumeStateInitializer,
+)
+
+FORMAT = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass
+class LatticeOutput:
+    """What a rollout gives.
+
+    Args:
+        embedding: The answer in the teacher's space [B, D].
+        state: The last state [B, N, F].
+        steps: Steps each sample took [B].
+        trajectory: States 0 … T [T + 1, B, N, F], where asked for.
+    """
+
+    embedding: Tensor
+    state: Tensor
+    steps: Tensor
+    trajectory: Tensor | None = None
+
+
+class LatticeModel(nn.Module):
+    r"""A teacher's embedding crosses a lattice of cells that share one small network.
+
+    The embedding becomes a code of one number for each input port, the code a state on these ports; the shared cell is
+    applied T times to all cells; the output ports are read and decoded into the teacher's space:
+
+    .. math::
+        x^0 = \mathrm{Init}(c) + \mathrm{Map}(c), \; c = A(e); \qquad x^{k+1} = \mathrm{Cell}(x^k); \qquad
+        \hat e = B(\mathrm{Read}(x^T)) \;(+\, e \text{ with } \texttt{skip})
+
+    Args:
+        spec: The lattice.
+        embedding_dim: D, the teacher's dimension.
+        channels: F, numbers each cell holds.
+        hidden: Width of the experts' hidden layers.
+        steps: T, at least the light cone's need, see `latticegnn.lattice.steps_needed`.
+        skip: Add the input embedding to the output: the lattice learns a change within one space.
+        readout: "ports": one number a port; "ports_full": all channels.
+        inputs: Where the code is laid.
+        outputs: Where the answer is read.
+        experts: Tier name to expert, see `LatticeCell`.
+        interior: Initial state of the other cells, see `VolumeStateInitializer`.
+        initialisation: "shift" starts the cell's bypass as a shift from input to output ports; "random" does not.
+        gain: Factor on the initial output of the decoder that `fit_maps` sets, > 0.
+        require_light_cone: Refuse to build when the output ports are out of reach in ``steps`` steps. Off only to show
+            that nothing is learned then.
+        backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
+        seed: Of every random start.
+
+    Shapes:
+        - input: embedding [B, D]
+        - output: `LatticeOutput`
+
+    Raises:
+        LightConeError: When the output ports lie outside the input ports' light cone.
+        ValueError: For a value out of range, an unknown name, or an embedding of another dimension.
+    """
+
+    def __init__(
+        self,
+        spec: LatticeSpec | None = None,
+        embedding_dim: int = 384,
+        channels: int = 8,
+        hidden: int = 16,
+        steps: int = 8,
+        skip: bool = False,
+        readout: Readout = "ports",
+        inputs: Ports | None = None,
+        outputs: Ports | None = None,
+        experts: dict[str, Any] | None = None,
+        interior: Interior = "zeros",
+        initialisation: Literal["shift", "random"] = "shift",
+        gain: float = 1.0,
+        require_light_cone: bool = True,
+        backend: str = "auto",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        spec, inputs, outputs = spec or LatticeSpec(), inputs or Ports(face="z-"), outputs or Ports(face="z+")
+        counts = {"embedding_dim": embedding_dim, "channels": channels, "hidden": hidden, "steps": steps}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}; set it to a positive number.")
+        if gain <= 0:
+            raise ValueError(f"gain must be above 0; got {gain}; 1 is the default.")
+        if initialisation not in ("shift", "random"):
+            raise ValueError(f"initialisation must be shift or random; got {initialisation!r}; choose one of them.")
+        if require_light_cone:
+            check_light_cone(spec, inputs, outputs, steps)
+        self.settings: dict[str, Any] = {
+            "spec": spec.to_dict(), "embedding_dim": embedding_dim, "channels": channels, "hidden": hidden,
+            "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
+            "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
+            "require_light_cone": require_light_cone, "backend": backend, "seed": seed,
+        }  # fmt: skip
+        self.spec, self.inputs, self.outputs = spec, inputs, outputs
+        self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
+        self.teacher: Any = None
+        graph = build_graph(spec, inputs, outputs)
+        self.graph = graph
+        self.register_buffer("input_nodes", graph.input_nodes, persistent=False)
+        self.register_buffer("output_nodes", graph.output_nodes, persistent=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            step = min(1.0, (self._distance() + 1) / steps)
+            self.cell = LatticeCell(graph, channels, hidden, experts, step, backend)
+            if initialisation == "shift":
+                self._start_shift(step)
+            centre = (torch.tensor(spec.shape) - 1) / 2
+            place = (graph.pos[graph.input_nodes] - centre) / centre.clamp_min(0.5)
+            self.mapper = EmbeddingToLatticeMapper(place, channels)
+            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(graph.input_nodes))
+            self.extractor = LatticeToEmbeddingExtractor(readout, len(graph.output_nodes), channels)
+            self.transformer = EmbeddingTransformer(embedding_dim, len(graph.input_nodes), self.extractor.width)
+
+    def forward(self, embedding: Tensor) -> LatticeOutput:
+        """Roll out the model's own number of steps."""
+        return self.rollout(embedding)
+
+    def rollout(self, embedding: Tensor, steps: int | None = None, trajectory: bool = False) -> LatticeOutput:
+        """Carry embeddings through the lattice.
+
+        Args:
+            embedding: [B, D].
+            steps: Steps to take, ≥ 0; the model's own by default.
+            trajectory: Keep every state.
+        """
+        count = self.steps if steps is None else steps
+        if count < 0:
+            raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
+        if embedding.dim() != 2 or embedding.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"embeddings must have shape [B, D] with D = {self.embedding_dim}; got {list(embedding.shape)}; "
+                "embed with the teacher this model was built for."
+            )
+        code = self.transformer.encode(embedding)
+        # Nodes first inside the loop: B and F are then one dense axis for the aggregation.
+        state = self.volume(code).index_add(1, self.input_nodes, self.mapper(code)).transpose(0, 1).contiguous()
+        states = [state]
+        for _ in range(count):
+            state = self.cell.advance(state)
+            if trajectory:
+                states.append(state)
+        answer = self.transformer.decode(self.extractor(state[self.output_nodes].transpose(0, 1)))
+        return LatticeOutput(
+            embedding=embedding + answer if self.skip else answer,
+            state=state.transpose(0, 1),
+            steps=torch.full((embedding.shape[0],), count, device=embedding.device),
+            trajectory=torch.stack(states).transpose(1, 2) if trajectory else None,
+        )
+
+    def fit_maps(self, inputs: Tensor, targets: Tensor) -> None:
+        """Start the maps into and out of the code from a sample, see `EmbeddingTransformer.fit`.
+
+        Args:
+            inputs: A sample of input embeddings [n, D].
+            targets: The embeddings wanted for them [n, D].
+        """
+        wanted = targets - inputs if self.skip else targets
+        self.transformer.fit(inputs, wanted, len(self.output_nodes), scale=self.gain)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Count trainable numbers by part: cell, maps, total."""
+        cell = sum(p.numel() for p in self.cell.parameters())
+        total = sum(p.numel() for p in self.parameters())
+        return {"cell": cell, "maps": total - cell, "total": total}
+
+    def attach_teacher(self, teacher: Any) -> None:
+        """Let `encode` take texts.
+
+        Args:
+            teacher: A `latticegnn.Teacher`, or anything with ``dim`` and ``encode(texts, batch_size)``.
+        """
+        if teacher.dim != self.embedding_dim:
+            raise ValueError(
+                f"the teacher's dimension must be the model's, {self.embedding_dim}; got {teacher.dim}; "
+                "attach the teacher this model was trained with."
+            )
+        self.teacher = teacher
+
+    @torch.no_grad()
+    def encode(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
+        """Embed texts with the teacher and carry them through the lattice: [n, D], float32."""
+        if self.teacher is None:
+            raise ValueError("encode needs a teacher; none is attached; call model.attach_teacher(lg.Teacher(…)) first.")
+        vectors = torch.from_numpy(self.teacher.encode(texts, batch_size=batch_size))
+        place = self.input_nodes.device
+        outputs = [self(batch.to(place)).embedding.cpu() for batch in vectors.split(batch_size)]
+        return torch.cat(outputs).numpy() if outputs else np.zeros((0, self.embedding_dim), dtype=np.float32)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = json.dumps({"format": FORMAT, "model": self.settings}, indent=2)
+        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        _replace(folder / WEIGHTS_FILE, lambda file: save_file(weights, file))
+        _replace(folder / CONFIG_FILE, lambda file: file.write_text(config, encoding="utf-8"))
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> LatticeModel:
+        """Build the model that `save_pretrained` wrote. Nothing pickled is read.
+
+        Raises:
+            FileNotFoundError: When a file is missing.
+            ValueError: When a file is damaged, of another format, or weights and configuration do not belong together.
+        """
+        folder = Path(path)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"a saved model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; {folder} has no {name}; "
+                    "pass the folder `model` of a run, or what save_pretrained wrote."
+                )
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            settings = dict(config["model"])
+            version = config["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder / CONFIG_FILE} must be a model's configuration; it cannot be read: {error}; save the model again."
+            ) from error
+        if version != FORMAT:
+            raise ValueError(
+                f"the model's format must be {FORMAT}; {folder} has {version!r}; load it with the version that wrote it."
+            )
+        model = cls(**_decode(settings))
+        try:
+            weights = load_file(folder / WEIGHTS_FILE)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{folder / WEIGHTS_FILE} must be a safetensors file; it cannot be read: {error}; copy or save it again."
+            ) from error
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"weights and configuration in {folder} must belong together; {error}; save the model again."
+            ) from error
+        return model
+
+    def _distance(self) -> int:
+        """Light-cone steps from input to output ports; where unreachable (and allowed so), the lattice's longest side."""
+        try:
+            return steps_needed(self.spec, self.inputs, self.outputs)
+        except ValueError:
+            return max(self.spec.shape) - 1
+
+    def _start_shift(self, step: float) -> None:
+        place = self.graph.pos.double()
+        way = place[self.output_nodes].mean(dim=0) - place[self.input_nodes].mean(dim=0)
+        length = float(way.norm())
+        carriers = [t for t in self.cell.reaching if t is not Tier.LOCAL]
+        if length < 1e-9 or not carriers:
+            return
+        speed = length / (self.steps * step)
+        reach = dict(zip(Tier, self.spec.thresholds, strict=True))
+        carrier = next((t for t in carriers if reach[t] >= speed), carriers[-1])
+        self.cell.start_shift((way / length * speed).tolist(), carrier)
+
+
+def _decode(settings: Mapping[str, Any]) -> dict[str, Any]:
+    known = inspect.signature(LatticeModel).parameters
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
+            raise ValueError(f"a model's configuration has the arguments of LatticeModel; got {key!r}; {hint}")
+    decoded = dict(settings)
+    for key, make in {"spec": LatticeSpec.from_dict, "inputs": Ports.from_dict, "outputs": Ports.from_dict}.items():
+        if decoded.get(key) is not None:
+            decoded[key] = make(decoded[key])
+    return decoded
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        write(part)
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,16 @@
+"""Layers: each does one step or one map; they know tensors and a graph, never files or configurations."""
+
+from latticegnn.nn.cell import EXPERTS as EXPERTS
+from latticegnn.nn.cell import LatticeCell as LatticeCell
+from latticegnn.nn.embedding import EmbeddingToLatticeMapper as EmbeddingToLatticeMapper
+from latticegnn.nn.embedding import EmbeddingTransformer as EmbeddingTransformer
+from latticegnn.nn.embedding import Interior as Interior
+from latticegnn.nn.embedding import LatticeToEmbeddingExtractor as LatticeToEmbeddingExtractor
+from latticegnn.nn.embedding import Readout as Readout
+from latticegnn.nn.embedding import VolumeStateInitializer as VolumeStateInitializer
+from latticegnn.nn.experts import AttentionExpert as AttentionExpert
+from latticegnn.nn.experts import EdgeExpert as EdgeExpert
+from latticegnn.nn.experts import Expert as Expert
+from latticegnn.nn.experts import GatedExpert as GatedExpert
+from latticegnn.nn.experts import MeanFieldExpert as MeanFieldExpert
+from latticegnn.nn.experts import MLPExpert as MLPExpert

@@ -1,0 +1,209 @@
+"""The one cell that every place of the lattice shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Data
+from torch_geometric.nn import MessagePassing
+
+from latticegnn.aggregate import COMPONENTS, Moment, aggregator
+from latticegnn.lattice import Tier
+from latticegnn.nn.classpath import build
+from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
+
+EXPERTS: dict[str, type] = {
+    "mlp": MLPExpert,
+    "mean_field": MeanFieldExpert,
+    "attention": AttentionExpert,
+    "gated": GatedExpert,
+}
+DEFAULT_EXPERTS: dict[str, Any] = {"local": "mlp", "functional": "mlp", "distant": "mean_field"}
+MOMENTS: tuple[Moment, ...] = ("mean", "gradient")
+
+
+class LatticeCell(MessagePassing):
+    r"""One step of every cell at once: perceive each tier, let its expert propose, mix by a gate, move the state.
+
+    With :math:`m_i^t` the mean and the first moment of tier t's neighbours (`latticegnn.aggregate.Moments`),
+
+    .. math::
+        x_i' = x_i + \varepsilon \Big( B [x_i \,\|\, m_i^1 \,\|\, m_i^2 \ldots] + \sum_t g_i^t \, E_t(x_i, m_i^t) \Big), \quad
+        g_i = \mathrm{softmax}\big(G [\mathrm{LayerNorm}(x_i) \,\|\, a_i]\big), \quad a_i^t = \langle (\text{mean}_i^t)^2 \rangle_F
+
+    E_t are the experts, a dense mixture (Jacobs et al., 1991; the lattice as in neural cellular automata, Mordvintsev
+    et al., 2020), a_i the activity around the cell and ε a learned step size. The linear bypass B carries signals:
+    it can start as a shift (`start_shift`), so that they cross the lattice from the first update on. The cell itself is
+    part of the local tier; where that tier holds nothing else, :math:`m_i` is the cell's own state and is left out.
+    A tier without any edge has no expert.
+
+    In PyG's template, ``message_and_aggregate`` is the chosen backend's product and ``update`` everything after it. No
+    edge list travels with the call; PyG receives an empty `EdgeIndex` that carries the size.
+
+    Args:
+        graph: A lattice graph: ``edge_index``, ``edge_tier``, ``edge_offset``, ``edge_attr`` and the number of nodes are read.
+        channels: F.
+        hidden: Width of the experts' hidden layers, for experts that take ``hidden``.
+        experts: Tier name to expert: a name of `EXPERTS`, or class_path and init_args of an `Expert` or of any layer with
+            PyG's ``forward(x, edge_index, edge_attr)``. Tiers left out keep their default.
+        step: Initial ε, in (0, 1].
+        backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
+
+    Shapes:
+        - input: state [B, N, F]
+        - output: state [B, N, F]
+
+    Raises:
+        ValueError: For an unknown tier, an expert that cannot be built or returns a wrong shape, or a wrong state shape.
+    """
+
+    SUPPORTS_FUSED_EDGE_INDEX = True
+
+    def __init__(
+        self,
+        graph: Data,
+        channels: int = 8,
+        hidden: int = 16,
+        experts: Mapping[str, Any] | None = None,
+        step: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(aggr="sum", node_dim=0)
+        settings = _settings(experts)
+        self.num_nodes, self.channels = int(graph.num_nodes), channels
+        outward = (graph.edge_offset != 0).any(dim=1)
+        present = [t for t in Tier if bool((graph.edge_tier == int(t)).any())]
+        # Tiers that hold more than the cell itself are aggregated; their moments sit side by side in one product.
+        self.reaching = tuple(t for t in present if bool((outward & (graph.edge_tier == int(t))).any()))
+        self.aggregator = aggregator(graph, [(t, m) for t in self.reaching for m in MOMENTS], backend)
+        self._size = EdgeIndex(
+            torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
+        )
+        width = sum(COMPONENTS[m] for m in MOMENTS) * channels
+        # Mean square offset along each axis, which turns a tier's first moment into a slope.
+        self._spread = {
+            t: graph.edge_offset[graph.edge_tier == int(t)].double().square().mean(dim=0).tolist() for t in self.reaching
+        }
+        self.experts = nn.ModuleDict()
+        for tier in present:
+            moments = width if tier in self.reaching else 0
+            built = build(
+                settings[tier.name.lower()], EXPERTS, channels=channels, moments=moments, hidden=hidden,
+                in_channels=channels, out_channels=channels,
+            )  # fmt: skip
+            self.experts[tier.name.lower()] = _as_expert(built, graph, tier, channels, moments)
+        self.bypass = nn.Linear(channels + width * len(self.reaching), channels, bias=False)
+        self.norm = nn.LayerNorm(channels)
+        self.gate = nn.Linear(channels + len(self.reaching), len(self.experts))
+        self.step = nn.Parameter(torch.tensor(float(step)))
+        nn.init.normal_(self.bypass.weight, std=0.02 / self.bypass.in_features**0.5)
+
+    @property
+    def backend(self) -> str:
+        """The aggregation backend in use."""
+        return self.aggregator.backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Move every cell by one step."""
+        self._check(x)
+        return self.advance(x.transpose(0, 1)).transpose(0, 1)
+
+    def advance(self, x: Tensor) -> Tensor:
+        """Move every cell by one step, nodes first: [N, B, F] -> [N, B, F], the layout that a rollout keeps."""
+        return self.propagate(self._size, x=x)
+
+    def message_and_aggregate(self, edge_index: EdgeIndex, x: Tensor) -> Tensor:
+        """Sum over the neighbours: [N, B, F] -> [R, N, B, F]."""
+        return self.aggregator(x)
+
+    def update(self, inputs: Tensor, x: Tensor) -> Tensor:
+        """Let the experts propose, mix their proposals and move the state."""
+        moments = self._by_tier(inputs)
+        change = self.bypass(torch.cat([x, *moments.values()], dim=-1))
+        weights = self._gate(x, moments)
+        nothing = x[..., :0]
+        for column, (name, expert) in enumerate(self.experts.items()):
+            change = change + weights[..., column : column + 1] * expert(x, moments.get(name, nothing))
+        return x + self.step * change
+
+    def gates(self, x: Tensor) -> Tensor:
+        """Compute the gate's weights for a state: [B, N, F] -> [B, N, number of experts], summing to one."""
+        self._check(x)
+        state = x.transpose(0, 1)
+        return self._gate(state, self._by_tier(self.aggregator(state))).transpose(0, 1)
+
+    @torch.no_grad()
+    def start_shift(self, velocity: Sequence[float], tier: Tier) -> None:
+        r"""Start the bypass as an advection: every channel moves by ``velocity`` cells a step.
+
+        A Lax–Friedrichs step on the tier's moments, :math:`\Delta x = \text{mean} - x - \sum_a (v_a / s_a)\,\text{gradient}_a`
+        with :math:`s_a = \langle o_a^2 \rangle` over the tier's edges; other weights keep their small random start.
+
+        Args:
+            velocity: Cells a step along x, y and z.
+            tier: The tier whose neighbours carry the signal; one of `reaching`.
+        """
+        first = self.channels * (1 + sum(COMPONENTS[m] for m in MOMENTS) * self.reaching.index(tier))
+        eye = torch.eye(self.channels)
+        weight = self.bypass.weight
+        weight[:, : self.channels] -= eye
+        weight[:, first : first + self.channels] += eye
+        for axis, speed in enumerate(velocity):
+            start = first + (1 + axis) * self.channels
+            if speed != 0:
+                weight[:, start : start + self.channels] -= eye * (speed / self._spread[tier][axis])
+
+    def _by_tier(self, inputs: Tensor) -> dict[str, Tensor]:
+        rows = sum(COMPONENTS[m] for m in MOMENTS)
+        parts = inputs.split(rows) if self.reaching else ()
+        return {
+            tier.name.lower(): part.permute(1, 2, 0, 3).flatten(2)
+            for tier, part in zip(self.reaching, parts, strict=True)
+        }
+
+    def _gate(self, x: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        activity = [m[..., : self.channels].square().mean(dim=-1, keepdim=True) for m in moments.values()]
+        return torch.softmax(self.gate(torch.cat([self.norm(x), *activity], dim=-1)), dim=-1)
+
+    def _check(self, x: Tensor) -> None:
+        if x.dim() != 3 or tuple(x.shape[1:]) != (self.num_nodes, self.channels):
+            raise ValueError(
+                f"the state must have shape [B, N, F] = [B, {self.num_nodes}, {self.channels}]; got {list(x.shape)}; "
+                "pass a batch of states of this lattice."
+            )
+
+
+def _settings(experts: Mapping[str, Any] | None) -> dict[str, Any]:
+    unknown = set(experts or {}) - set(DEFAULT_EXPERTS)
+    if unknown:
+        raise ValueError(
+            f"experts are set for the tiers {', '.join(DEFAULT_EXPERTS)}; got {', '.join(map(repr, sorted(unknown)))}; "
+            "use these names."
+        )
+    return DEFAULT_EXPERTS | dict(experts or {})
+
+
+def _as_expert(built: Any, graph: Data, tier: Tier, channels: int, moments: int) -> nn.Module:
+    name = f"expert of the {tier.name.lower()} tier"
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{name}: an expert must be a torch module; got {type(built).__name__}; name a layer's class.")
+    if not isinstance(built, Expert):
+        chosen = graph.edge_tier == int(tier)
+        try:
+            return EdgeExpert(
+                built, graph.edge_index[:, chosen], graph.edge_attr[chosen], int(graph.num_nodes), channels
+            )
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    with torch.no_grad():
+        out = built(torch.zeros(1, 1, channels), torch.zeros(1, 1, moments))
+    if out.shape != (1, 1, channels):
+        raise ValueError(
+            f"{name}: an expert must return the shape of the state, [..., F] with F = {channels}; "
+            f"{type(built).__name__} returned {list(out.shape)}; set its output width to {channels}."
+        )
+    return built

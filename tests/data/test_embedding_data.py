@@ -1,0 +1,312 @@
+"""Embedding data: rows are checked, counted and split; batches resume exactly."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from latticegnn.data import EmbeddingData, EpochSampler, load_vectors
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["train", "validation", "test"]
+
+
+def explains(error: pytest.ExceptionInfo, *parts: str) -> None:
+    for part in parts:
+        assert part in str(error.value), f"{part!r} not in {error.value}"
+
+
+def matrix(rows: int, dim: int = 6, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, dim)).astype(np.float32)
+
+
+def test_importing_is_light():
+    code = "import sys, latticegnn.data; print([m for m in ('transformers', 'torchdata') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.strip() == "[]"
+
+
+def test_pairs_become_tensors(tmp_path, tiny):
+    settings = {"source": str(tiny()), "pooling": "max"}
+    data = EmbeddingData("qa", limit=40, teacher=settings, cache_dir=tmp_path, progress=False)
+    with pytest.raises(ValueError) as error:
+        _ = data.splits
+    explains(error, "must be prepared before use", "`splits`", "Call prepare()")
+    data.prepare()
+    train = data.splits["train"]
+    assert list(data.splits) == NAMES
+    assert train.inputs.shape == train.targets.shape == (len(train), data.dim) == (len(train.input_texts), 32)
+    assert train.inputs.dtype == torch.float32
+    assert train.inputs is not train.targets
+    teacher = data._built_teacher()
+    np.testing.assert_allclose(train.inputs, teacher.encode(train.input_texts), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(train.targets, teacher.encode(train.target_texts), rtol=1e-4, atol=1e-5)
+    card = json.loads(json.dumps(data.card()))
+    assert card["teacher"]["fingerprint"] == teacher.fingerprint
+    assert sum(card["rows"].values()) + sum(card["dropped"].values()) == 40
+    before = train
+    data.prepare()
+    assert data.splits["train"] is before
+
+
+def test_sentences_are_their_own_targets(tmp_path, tiny):
+    data = EmbeddingData("sentences", limit=60, teacher=str(tiny()), cache_dir=tmp_path, progress=False)
+    data.prepare()
+    train = data.splits["train"]
+    assert train.inputs is train.targets
+    assert train.input_texts is train.target_texts
+
+
+def test_a_text_file_and_a_teacher_object(tmp_path, tiny):
+    from latticegnn.data import Teacher
+
+    lines = ["the cat", "a dog", "red bird", "small mat", "blue rug", "large cat", "the dog sits", "bird sings"]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    teacher = Teacher(str(tiny()))
+    data = EmbeddingData("file", None, teacher, path=tmp_path / "texts.txt", cache_dir=tmp_path, progress=False)
+    data.prepare()
+    assert sorted(text for split in data.splits.values() for text in split.input_texts) == sorted(lines)
+
+
+def test_bad_and_repeated_rows_are_counted():
+    vectors = matrix(40)
+    vectors[3, 2] = np.nan
+    vectors[4, 0], vectors[4, 1] = np.nan, np.inf
+    vectors[5, 5] = -np.inf
+    vectors[6:9] = 0
+    vectors[20] = vectors[10]
+    data = EmbeddingData.from_arrays(vectors)
+    assert data.dropped == {"nan": 2, "inf": 1, "zero": 3, "duplicate": 1}
+    kept = torch.cat([split.inputs for split in data.splits.values()]).numpy()
+    expected = np.delete(vectors, [3, 4, 5, 6, 7, 8, 20], axis=0)
+    assert sorted(map(bytes, kept)) == sorted(map(bytes, expected))
+
+
+def test_bad_targets_drop_the_row_and_pairs_stay_together():
+    vectors = matrix(40)
+    targets = 2 * vectors
+    targets[0] = np.nan
+    data = EmbeddingData.from_arrays(vectors, targets, limit=20)
+    assert data.dropped["nan"] == 1
+    assert sum(len(split) for split in data.splits.values()) == 20
+    for split in data.splits.values():
+        torch.testing.assert_close(split.targets, 2 * split.inputs)
+
+
+def test_texts_with_equal_vectors_never_cross_splits(tmp_path, tiny):
+    # To the tiny vocabulary, every sentence of unknown words of the same number is the same text.
+    lines = [f"zzz{n} cat" for n in range(20)] + ["the cat", "a dog", "red bird", "small mat", "blue rug", "under"]
+    (tmp_path / "texts.txt").write_text("\n".join(lines))
+    data = EmbeddingData("file", None, str(tiny()), path=tmp_path / "texts.txt", cache_dir=tmp_path, progress=False)
+    data.prepare()
+    assert data.dropped["duplicate"] > 0
+    rows = [row.tobytes() for split in data.splits.values() for row in split.inputs.numpy()]
+    assert len(rows) == len(set(rows))
+
+
+def test_prepared_files(tmp_path):
+    vectors = matrix(50)
+    np.save(tmp_path / "a.npy", vectors.astype(np.float64))
+    save_file({"anything": vectors}, tmp_path / "a.safetensors")
+    cards = []
+    for name in ("a.npy", "a.safetensors"):
+        data = EmbeddingData("vectors", None, path=tmp_path / name)
+        data.prepare()
+        assert data.dim == 6
+        cards.append(data.card())
+    assert cards[0] == cards[1]
+    assert cards[0]["teacher"] is None
+
+
+@pytest.mark.parametrize("source", ["arrays", "teacher"])
+def test_the_dimension_is_checked(tmp_path, tiny, source):
+    if source == "arrays":
+        with pytest.raises(ValueError) as error:
+            EmbeddingData.from_arrays(matrix(10), expected_dim=384)
+        explains(error, "384 expected", "gives 6", "Set embedding_dim to 6")
+    else:
+        directory = str(tiny())
+        data = EmbeddingData(limit=10, teacher=directory, cache_dir=tmp_path, expected_dim=384, progress=False)
+        with pytest.raises(ValueError) as error:
+            data.prepare()
+        explains(error, "384 expected", directory, "gives 32", "Set embedding_dim to 32")
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"task": "chess"}, ["`task` must be one of ['qa'", "'chess'", "default"]),
+        ({"task": "file"}, ["`path` belongs to", "task 'file', path None", "Name the file"]),
+        ({"path": "x.txt"}, ["`path` belongs to", "task 'qa', path 'x.txt'", "Leave `path` out"]),
+        ({"batch_size": 0}, ["`batch_size` must be at least 1", "received 0", "Try 32"]),
+        ({"limit": 2}, ["`limit` counts the rows", "received 2", "None for all"]),
+    ],
+)
+def test_bad_settings_are_named(settings, parts):
+    with pytest.raises(ValueError) as error:
+        EmbeddingData(**settings)
+    explains(error, *parts)
+
+
+@pytest.mark.parametrize(
+    ("array", "parts"),
+    [
+        (np.zeros(3, dtype=np.float32), ["must be a floating-point matrix", "shape [3]", "Stack one embedding a row"]),
+        (np.zeros((3, 2), dtype=np.int64), ["must be a floating-point matrix", "type int64", "Stack"]),
+        (np.ones((9, 2), dtype=np.float32), ["at least 3 rows", "received 1", "Add rows"]),
+    ],
+)
+def test_bad_arrays_are_named(array, parts):
+    with pytest.raises(ValueError) as error:
+        EmbeddingData.from_arrays(array)
+    explains(error, *parts)
+
+
+def test_unequal_inputs_and_targets():
+    with pytest.raises(ValueError) as error:
+        EmbeddingData.from_arrays(matrix(10), matrix(9))
+    explains(error, "must have the same shape", "[10, 6] and [9, 6]", "one target a row")
+
+
+def test_bad_vector_files(tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        load_vectors(tmp_path / "none.npy")
+    explains(missing, "must be an existing file", "none.npy", "Check the path")
+    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
+    (tmp_path / "b.npy").write_bytes(b"")
+    (tmp_path / "a.safetensors").write_bytes(b"\x05")
+    save_file({"x": matrix(3), "y": matrix(3)}, tmp_path / "two.safetensors")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
+    for name, parts in {
+        "a.csv": ["must be a .npy or .safetensors file", "a.csv", "numpy.save"],
+        "a.npy": ["must hold one plain array", "a.npy", "Save it again"],
+        "b.npy": ["must hold one plain array", "b.npy", "Save it again"],
+        "objects.npy": ["must hold one plain array", "objects.npy", "Save it again"],
+        "a.safetensors": ["must be a sound safetensors file", "a.safetensors", "Save it again"],
+        "two.safetensors": ["exactly one tensor", "['x', 'y']", "on its own"],
+    }.items():
+        with pytest.raises(ValueError) as error:
+            load_vectors(tmp_path / name)
+        explains(error, *parts)
+
+
+def test_a_split_left_empty_is_an_error(tmp_path, tiny):
+    (tmp_path / "texts.txt").write_text("\n".join(f"zzz{n}" for n in range(9)))
+    data = EmbeddingData("file", None, str(tiny()), path=tmp_path / "texts.txt", cache_dir=tmp_path, progress=False)
+    with pytest.raises(ValueError) as error:
+        data.prepare()
+    explains(error, "must keep at least 1 row", "'duplicate': 8", "repair the source")
+
+
+# --- batches and their order
+
+
+@pytest.fixture
+def data() -> EmbeddingData:
+    return EmbeddingData.from_arrays(matrix(80), 2 * matrix(80), batch_size=16, seed=5)
+
+
+def order(loader) -> list[list[int]]:
+    return [batch["index"].tolist() for batch in loader]
+
+
+def flat(batches: list[list[int]]) -> list[int]:
+    return [index for batch in batches for index in batch]
+
+
+def test_batches(data):
+    assert len(data.dataloader("train")) == 4
+    train = data.splits["train"]
+    for batch in data.dataloader("train"):
+        assert list(batch) == ["input", "target", "index"]
+        torch.testing.assert_close(batch["input"], train.inputs[batch["index"]])
+        torch.testing.assert_close(batch["target"], train.targets[batch["index"]])
+    for name in ("validation", "test"):
+        assert flat(order(data.dataloader(name))) == list(range(len(data.splits[name])))
+
+
+def test_epochs_differ_and_repeat_by_seed(data):
+    loader, twin = data.dataloader("train"), data.dataloader("train")
+    epochs = [order(loader) for _ in range(3)]
+    assert sorted(flat(epochs[0])) == sorted(flat(epochs[1])) == list(range(60))
+    assert epochs[0] != epochs[1] != epochs[2]
+    twin.sampler.set_epoch(1)
+    assert order(twin) == epochs[1]
+
+
+def test_loading_draws_nothing_from_the_global_seed(data):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    order(data.dataloader("train"))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("batch_size", [16, 20])  # 60 rows: a last batch that is partial, and one that is full
+@pytest.mark.parametrize("stop", range(9))
+def test_resuming_anywhere_gives_the_uninterrupted_order(batch_size, stop):
+    data = EmbeddingData.from_arrays(matrix(80), batch_size=batch_size, seed=5)
+
+    def endless(loader):
+        while True:
+            yield from loader
+
+    reference = endless(data.dataloader("train"))
+    expected = [next(reference)["index"].tolist() for _ in range(stop + 8)]
+    interrupted = data.dataloader("train")
+    stream = endless(interrupted)
+    for _ in range(stop):
+        next(stream)
+    state = interrupted.state_dict()
+    resumed = data.dataloader("train")
+    resumed.load_state_dict(state)
+    stream = endless(resumed)
+    assert [next(stream)["index"].tolist() for _ in range(8)] == expected[stop:]
+
+
+def test_a_state_saved_after_the_last_batch_starts_the_next_epoch(data):
+    loader = data.dataloader("train")
+    order(loader)
+    state = loader.state_dict()
+    expected = order(loader)
+    resumed = data.dataloader("train")
+    resumed.load_state_dict(state)
+    resumed.sampler.set_epoch(1)
+    assert order(resumed) == expected
+
+
+def test_sampler_alone():
+    sampler = EpochSampler(10, seed=2)
+    walk = iter(sampler)
+    head = [next(walk) for _ in range(4)]
+    state = sampler.state_dict()
+    assert state == {"epoch": 0, "position": 4, "rows": 10, "seed": 2}
+    tail = list(walk)
+    assert sorted(head + tail) == list(range(10))
+    assert sampler.epoch == 1
+    resumed = EpochSampler(10, seed=2)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(0)  # staying in the epoch keeps the position
+    assert list(resumed) == tail
+    resumed.set_epoch(0)
+    assert list(resumed) == head + tail
+    broken_off = EpochSampler(10, seed=2)
+    next(iter(broken_off))
+    assert list(broken_off) == head + tail
+    assert list(EpochSampler(3, shuffle=False)) == [0, 1, 2]
+
+
+def test_sampler_errors():
+    with pytest.raises(ValueError) as error:
+        EpochSampler(0)
+    explains(error, "at least 1 row", "received 0", "Check the split")
+    for key, value in (("rows", 11), ("seed", 9)):
+        state = {"epoch": 0, "position": 4, "rows": 10, "seed": 2, key: value}
+        with pytest.raises(ValueError) as error:
+            EpochSampler(10, seed=2).load_state_dict(state)
+        explains(error, "same data and seed", f"{key} = {value}", "start a new run")
