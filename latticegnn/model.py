@@ -29,6 +29,7 @@ from latticegnn.nn import (
 )
 
 FORMAT = 1
+_SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -87,17 +88,20 @@ class LatticeModel(nn.Module):
         ValueError: For a value out of range, an unknown name, or an embedding of another dimension.
     """
 
+    input_nodes: Tensor
+    output_nodes: Tensor
+
     def __init__(
         self,
-        spec: LatticeSpec | None = None,
+        spec: LatticeSpec = _SPEC,
         embedding_dim: int = 384,
         channels: int = 8,
         hidden: int = 16,
         steps: int = 8,
         skip: bool = False,
         readout: Readout = "ports",
-        inputs: Ports | None = None,
-        outputs: Ports | None = None,
+        inputs: Ports = _INPUTS,
+        outputs: Ports = _OUTPUTS,
         experts: dict[str, Any] | None = None,
         interior: Interior = "zeros",
         initialisation: Literal["shift", "random"] = "shift",
@@ -107,11 +111,10 @@ class LatticeModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        spec, inputs, outputs = spec or LatticeSpec(), inputs or Ports(face="z-"), outputs or Ports(face="z+")
         counts = {"embedding_dim": embedding_dim, "channels": channels, "hidden": hidden, "steps": steps}
         for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}; set it to a positive number.")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number, at least 1; got {value!r}; set it to 1 or more.")
         if gain <= 0:
             raise ValueError(f"gain must be above 0; got {gain}; 1 is the default.")
         if initialisation not in ("shift", "random"):
@@ -164,6 +167,12 @@ class LatticeModel(nn.Module):
                 f"embeddings must have shape [B, D] with D = {self.embedding_dim}; got {list(embedding.shape)}; "
                 "embed with the teacher this model was built for."
             )
+        finite = torch.isfinite(embedding).all(dim=1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
+                f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
+            )
         code = self.transformer.encode(embedding)
         # Nodes first inside the loop: B and F are then one dense axis for the aggregation.
         state = self.volume(code).index_add(1, self.input_nodes, self.mapper(code)).transpose(0, 1).contiguous()
@@ -213,7 +222,9 @@ class LatticeModel(nn.Module):
     def encode(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
         """Embed texts with the teacher and carry them through the lattice: [n, D], float32."""
         if self.teacher is None:
-            raise ValueError("encode needs a teacher; none is attached; call model.attach_teacher(lg.Teacher(…)) first.")
+            raise ValueError(
+                "encode needs a teacher; none is attached; call model.attach_teacher(lg.Teacher(…)) first."
+            )
         vectors = torch.from_numpy(self.teacher.encode(texts, batch_size=batch_size))
         place = self.input_nodes.device
         outputs = [self(batch.to(place)).embedding.cpu() for batch in vectors.split(batch_size)]
@@ -249,18 +260,21 @@ class LatticeModel(nn.Module):
             version = config["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{folder / CONFIG_FILE} must be a model's configuration; it cannot be read: {error}; save the model again."
+                f"{folder / CONFIG_FILE} must be a model's configuration; it cannot be read: {error}; "
+                "save the model again."
             ) from error
         if version != FORMAT:
             raise ValueError(
-                f"the model's format must be {FORMAT}; {folder} has {version!r}; load it with the version that wrote it."
+                f"the model's format must be {FORMAT}; {folder} has {version!r}; "
+                "load it with the version that wrote it."
             )
         model = cls(**_decode(settings))
         try:
             weights = load_file(folder / WEIGHTS_FILE)
         except (SafetensorError, OSError) as error:
             raise ValueError(
-                f"{folder / WEIGHTS_FILE} must be a safetensors file; it cannot be read: {error}; copy or save it again."
+                f"{folder / WEIGHTS_FILE} must be a safetensors file; it cannot be read: {error}; "
+                "copy or save it again."
             ) from error
         try:
             model.load_state_dict(weights)
@@ -271,7 +285,7 @@ class LatticeModel(nn.Module):
         return model
 
     def _distance(self) -> int:
-        """Light-cone steps from input to output ports; where unreachable (and allowed so), the lattice's longest side."""
+        """Light-cone steps from input to output ports; the lattice's longest side where they are out of reach."""
         try:
             return steps_needed(self.spec, self.inputs, self.outputs)
         except ValueError:
@@ -280,8 +294,16 @@ class LatticeModel(nn.Module):
     def _start_shift(self, step: float) -> None:
         place = self.graph.pos.double()
         way = place[self.output_nodes].mean(dim=0) - place[self.input_nodes].mean(dim=0)
+        sides = torch.tensor(self.spec.shape, dtype=way.dtype)
+        around = (way / sides).round() * sides  # a periodic axis is crossed the short way round
+        way = torch.where(torch.tensor(self.spec.periodic), way - around, way)
+        way[way.abs() < 1e-9] = 0.0
         length = float(way.norm())
-        carriers = [t for t in self.cell.reaching if t is not Tier.LOCAL]
+        moving = [axis for axis in range(3) if way[axis] != 0]
+        spread = self.cell.spread
+        carriers = [
+            t for t in self.cell.reaching if t is not Tier.LOCAL and all(spread[t][axis] > 0 for axis in moving)
+        ]
         if length < 1e-9 or not carriers:
             return
         speed = length / (self.steps * step)

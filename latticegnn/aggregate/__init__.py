@@ -6,6 +6,10 @@ import difflib
 import logging
 from collections.abc import Sequence
 
+# First of all imports of PyG: this one expects what PyG warns of.
+from latticegnn.lattice import LatticeSpec, Tier, build_graph
+
+# isort: split
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -15,7 +19,6 @@ from latticegnn.aggregate.moments import Moment as Moment
 from latticegnn.aggregate.moments import Moments as Moments
 from latticegnn.aggregate.moments import tier_moments as tier_moments
 from latticegnn.aggregate.sparse import SparseAggregator as SparseAggregator
-from latticegnn.lattice import LatticeSpec, Tier, build_graph
 
 BACKENDS: dict[str, type[nn.Module]] = {"edge": EdgeAggregator, "sparse": SparseAggregator}
 
@@ -75,7 +78,7 @@ class TierOperator(nn.Module):
         graph = build_graph(lattice) if isinstance(lattice, LatticeSpec) else lattice
         self.moment = moment
         self.inner = aggregator(graph, [(Tier[name.upper()], moment)], backend)
-        self.backend: str = self.inner.backend
+        self.backend = str(self.inner.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Aggregate a state."""

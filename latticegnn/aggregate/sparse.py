@@ -56,6 +56,10 @@ class SparseAggregator(nn.Module):
         out = _Product.apply(x.reshape(self.num_nodes, -1), *self._matrices[key])
         return out.view(self.count, self.num_nodes, *x.shape[1:])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the products' matrices out of copies and pickles: CSR tensors have no storage to copy."""
+        return self.__dict__ | {"_matrices": {}}
+
     def _build(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         m = self._moments
         index = torch.stack([m.row, m.source])

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from latticegnn.data.docstrings import Documented, documented, parse, python_files, sentences_of, topics
+from latticegnn.data.docstrings import documented_objects, sentences_of, topics
 
 logger = logging.getLogger("latticegnn")
 
 SPLIT_SHARES = {"train": 0.75, "validation": 0.125, "test": 0.125}
 """Share of the rows that each split of a whole corpus aims at."""
+
+LARGEST_HELD_OUT = 0.1
+"""Share of the rows a held-out split aims at that one document may bring to it."""
 
 LIMIT_SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
 """Share of the rows that each split of a limited corpus aims at: a small sample needs a larger test split."""
@@ -50,7 +53,9 @@ class Corpus:
     """Texts in three splits, cut between documents: a group lies in one split only, and no text occurs in two.
 
     Groups are taken in the order of sha256(seed, group), each to the split that is furthest below its share of the rows
-    (`SPLIT_SHARES`), so that the result depends on the seed and the texts alone, never on the order of files. A `limit`
+    (`SPLIT_SHARES`), so that the result depends on the seed and the texts alone, never on the order of files. A group
+    of several rows that holds more than a tenth (`LARGEST_HELD_OUT`) of the rows that a held-out split aims at always
+    stays in training: no single document decides a held-out figure, and the luck of the seed moves it less. A `limit`
     then draws from every split by a seeded order that is spread evenly over the groups: a smaller limit gives a subset
     of a larger one, and no row ever changes its split.
 
@@ -83,7 +88,7 @@ def sentences(limit: int | None = None, seed: int = 0) -> Corpus:
     """Return single sentences: Python's reference topics and the standard library's docstrings.
 
     A sentence that occurs twice, up to case, spacing and punctuation, is kept once, before the splits are made. The
-    group of a sentence is its reference topic (`"topic:assert"`) or top-level module (`"json"`).
+    group of a sentence is its reference topic (`"topic:assert"`) or the module of its source file (`"json.decoder"`).
 
     Args:
         limit: Greatest number of rows in all splits together, at least 3; None for all (about 18,000).
@@ -100,11 +105,11 @@ def questions_and_answers(limit: int | None = None, seed: int = 0) -> Corpus:
     """Return pairs: qualified name and signature of a public object → the first sentence of its docstring.
 
     For example `"heapq.merge(*iterables, key=None, reverse=False)"` → `"Merge multiple sorted inputs into a single
-    sorted output."`. Answers are unique up to case, spacing and punctuation; the group of a pair is its top-level
-    module.
+    sorted output."`. Answers are unique up to case, spacing and punctuation; the group of a pair is the module
+    of its source file (`"unittest.mock"`).
 
     Args:
-        limit: Greatest number of rows (pairs) in all splits together, at least 3; None for all (about 5,200).
+        limit: Greatest number of rows (pairs) in all splits together, at least 3; None for all (about 5,100).
         seed: Decides the splits and the sample.
 
     Raises:
@@ -194,33 +199,25 @@ def _standard_library() -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _documented_objects(root: Path) -> tuple[Documented, ...]:
-    """Parse every module once per process: it takes seconds, and both corpora need it."""
-    trees = ((module, parse(file)) for module, file in python_files(root))
-    return tuple(entry for module, tree in trees if tree is not None for entry in documented(module, tree))
-
-
-@functools.lru_cache(maxsize=2)
 def _sentence_rows(root: Path) -> list[_Row]:
     rows = [
         _Row(sentence, None, f"topic:{topic}")
         for topic, text in topics(root / "pydoc_data" / "topics.py").items()
         for sentence in sentences_of(text)
     ]
-    for entry in _documented_objects(root):
-        group = entry.name.partition(".")[0]
-        rows += [_Row(sentence, None, group) for sentence in sentences_of(entry.doc, summary=True)]
+    for entry in documented_objects(root):
+        rows += [_Row(sentence, None, entry.module) for sentence in sentences_of(entry.doc, summary=True)]
     return rows
 
 
 def _pair_rows(root: Path) -> list[_Row]:
     rows = []
-    for entry in _documented_objects(root):
+    for entry in documented_objects(root):
         if not any(part.startswith("_") for part in entry.name.split(".")):
             first_paragraph = entry.doc.lstrip().partition("\n\n")[0]
             answer = next(iter(sentences_of(first_paragraph, summary=True)), None)
             if answer is not None:
-                rows.append(_Row(entry.name + entry.signature, answer, entry.name.partition(".")[0]))
+                rows.append(_Row(entry.name + entry.signature, answer, entry.module))
     return rows
 
 
@@ -266,14 +263,17 @@ def _rank(seed: int, text: str) -> int:
 def _split(groups: dict[str, list[_Row]], seed: int) -> dict[str, list[str]]:
     members: dict[str, list[str]] = {split: [] for split in SPLIT_SHARES}
     rows = dict.fromkeys(SPLIT_SHARES, 0)
-    total = sum(map(len, groups.values()))
-    for group in sorted(groups, key=lambda group: _rank(seed, group)):
-        after = {split: rows[split] + len(groups[group]) for split in SPLIT_SHARES}
-        # A large document that comes late would swell a small split: only the training split takes it then.
-        fits = [s for s in after if s == "train" or not members[s] or after[s] <= 1.1 * SPLIT_SHARES[s] * total]
-        split = min(fits, key=lambda split: rows[split] / SPLIT_SHARES[split])
+    sizes = {group: len(found) for group, found in groups.items()}
+    held_out = min(share for split, share in SPLIT_SHARES.items() if split != "train")
+    # One row is never too many: a file of a few lines has no smaller documents.
+    largest = max(1.0, LARGEST_HELD_OUT * held_out * sum(sizes.values()))
+    # The large ones first: training then takes the fewer of the small ones.
+    for group in sorted(groups, key=lambda group: (sizes[group] <= largest, _rank(seed, group))):
+        below = min(rows, key=lambda split: rows[split] / SPLIT_SHARES[split])
+        split = below if sizes[group] <= largest else "train"
         members[split].append(group)
-        rows[split] = after[split]
+        rows[split] += sizes[group]
+    assert all(members.values()), f"every split needs a document of at most {largest:.0f} rows"
     return members
 
 

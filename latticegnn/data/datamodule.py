@@ -132,6 +132,12 @@ class EmbeddingData:
         """D, the number of channels of an embedding."""
         return self.splits["train"].inputs.shape[1]
 
+    @property
+    def pairs(self) -> bool:
+        """Whether the targets are answers, other than the inputs."""
+        train = self.splits["train"]
+        return train.targets is not train.inputs
+
     def prepare(self) -> None:
         """Read, embed, check and cut the data; a second call does nothing."""
         if self._splits:
@@ -142,8 +148,22 @@ class EmbeddingData:
         else:
             self._take_corpus(self._corpus())
 
-    def dataloader(self, split: Literal["train", "validation", "test"]) -> "StatefulDataLoader":
+    def survey(self) -> str:
+        """Read the source, load the teacher and check that they fit, without embedding; return what was found."""
+        if self.task == "vectors":
+            self.prepare()
+            return f"{self.path}: {', '.join(f'{name} {len(split)}' for name, split in self.splits.items())} rows"
+        corpus, teacher = self._corpus(), self._built_teacher()
+        self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
+        rows = ", ".join(f"{name} {len(split)}" for name, split in corpus.splits.items())
+        return f"corpus {corpus.name}: {rows} rows; teacher {teacher.source}, {teacher.dim} dimensions"
+
+    def dataloader(
+        self, split: Literal["train", "validation", "test"], order_seed: int | None = None
+    ) -> "StatefulDataLoader":
         """Return batches of one split: the training rows shuffled anew each epoch, the others in order.
+
+        The order of the training rows follows from `order_seed` (the data's seed where it is None) and the epoch.
 
         A batch is a dict: `"input"` [B, D], `"target"` [B, D] and `"index"` [B], the rows' places in the split; the
         last batch of an epoch may be smaller. `state_dict` and `load_state_dict` of the loader resume within an epoch,
@@ -152,7 +172,7 @@ class EmbeddingData:
         from torchdata.stateful_dataloader import StatefulDataLoader
 
         rows = SplitRows(self.splits[split])
-        sampler = EpochSampler(len(rows), self.seed, shuffle=split == "train")
+        sampler = EpochSampler(len(rows), self.seed if order_seed is None else order_seed, shuffle=split == "train")
         # Its own generator: a loader draws a number per pass, which must not come from the caller's.
         generator = torch.Generator().manual_seed(self.seed)
         with warnings.catch_warnings():

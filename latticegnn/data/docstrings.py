@@ -4,6 +4,7 @@ Files are parsed with `ast` and never imported, so reading a module cannot run i
 """
 
 import ast
+import functools
 import inspect
 import logging
 import re
@@ -21,6 +22,9 @@ MIN_LETTER_RATIO = 0.78
 
 _SKIPPED_FOLDERS = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "lib-dynload", "pydoc_data"}
+    # Generated files, whose docstrings differ in the name of a code page only: as documents they would be near copies
+    # of each other on both sides of a split.
+    | {"encodings"}
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!\bvs\.)(?<!\bcf\.)\s+(?=[\"'(`*]*[A-Z])")
 _BULLET = re.compile(r"^(?:[*+\-•]|\(?\d{1,2}[.)])\s+")
@@ -34,11 +38,13 @@ class Documented:
     """One documented object of a source file.
 
     Args:
+        module: Dotted name of the file's module, e.g. `"unittest.mock"`.
         name: Qualified name, e.g. `"collections.OrderedDict.move_to_end"`.
         signature: Parameters in parentheses without annotations, `""` where the object takes none to show.
         doc: The docstring, its indentation removed.
     """
 
+    module: str
     name: str
     signature: str
     doc: str
@@ -69,31 +75,39 @@ def parse(file: Path) -> ast.Module | None:
         return None
 
 
+@functools.lru_cache(maxsize=2)
+def documented_objects(root: Path) -> tuple[Documented, ...]:
+    """Read every module below `root`, once per process: it takes seconds, and both corpora need it."""
+    trees = ((module, parse(file)) for module, file in python_files(root))
+    return tuple(entry for module, tree in trees if tree is not None for entry in documented(module, tree))
+
+
 def documented(module: str, tree: ast.Module) -> Iterator[Documented]:
     """Yield the module itself, its classes, functions and methods that carry a docstring, in source order."""
     doc = ast.get_docstring(tree)
     if doc:
-        yield Documented(module, "", doc)
-    yield from _documented_below(module, tree.body, in_class=False)
+        yield Documented(module, module, "", doc)
+    yield from _documented_below(module, module, tree.body, in_class=False)
 
 
-def _documented_below(prefix: str, body: list[ast.stmt], in_class: bool) -> Iterator[Documented]:
+def _documented_below(module: str, prefix: str, body: list[ast.stmt], in_class: bool) -> Iterator[Documented]:
     for node in body:
         if isinstance(node, ast.ClassDef):
             name = f"{prefix}.{node.name}"
             doc = ast.get_docstring(node)
             if doc:
                 init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
-                yield Documented(name, _signature(init, method=True) if init else "", doc)
-            yield from _documented_below(name, node.body, in_class=True)
+                yield Documented(module, name, _signature(init, method=True) if init else "", doc)
+            yield from _documented_below(module, name, node.body, in_class=True)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             doc = ast.get_docstring(node)
             if doc:
                 static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
-                yield Documented(f"{prefix}.{node.name}", _signature(node, method=in_class and not static), doc)
+                signature = _signature(node, method=in_class and not static)
+                yield Documented(module, f"{prefix}.{node.name}", signature, doc)
         elif isinstance(node, ast.If | ast.Try | ast.With):
             for block in ("body", "orelse", "finalbody"):
-                yield from _documented_below(prefix, getattr(node, block, []), in_class)
+                yield from _documented_below(module, prefix, getattr(node, block, []), in_class)
 
 
 def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, method: bool) -> str:

@@ -32,8 +32,10 @@ class LatticeCell(MessagePassing):
     With :math:`m_i^t` the mean and the first moment of tier t's neighbours (`latticegnn.aggregate.Moments`),
 
     .. math::
-        x_i' = x_i + \varepsilon \Big( B [x_i \,\|\, m_i^1 \,\|\, m_i^2 \ldots] + \sum_t g_i^t \, E_t(x_i, m_i^t) \Big), \quad
-        g_i = \mathrm{softmax}\big(G [\mathrm{LayerNorm}(x_i) \,\|\, a_i]\big), \quad a_i^t = \langle (\text{mean}_i^t)^2 \rangle_F
+        x_i' &= x_i + \varepsilon \Big( B [x_i \,\|\, m_i^1 \,\|\, m_i^2 \ldots]
+                + \sum_t g_i^t \, E_t(x_i, m_i^t) \Big), \\
+        g_i &= \mathrm{softmax}\big(G [\mathrm{LayerNorm}(x_i) \,\|\, a_i]\big), \qquad
+        a_i^t = \langle (\text{mean}_i^t)^2 \rangle_F
 
     E_t are the experts, a dense mixture (Jacobs et al., 1991; the lattice as in neural cellular automata, Mordvintsev
     et al., 2020), a_i the activity around the cell and ε a learned step size. The linear bypass B carries signals:
@@ -45,11 +47,11 @@ class LatticeCell(MessagePassing):
     edge list travels with the call; PyG receives an empty `EdgeIndex` that carries the size.
 
     Args:
-        graph: A lattice graph: ``edge_index``, ``edge_tier``, ``edge_offset``, ``edge_attr`` and the number of nodes are read.
+        graph: A lattice graph: ``edge_index``, ``edge_tier``, ``edge_offset``, ``edge_attr`` and N are read.
         channels: F.
         hidden: Width of the experts' hidden layers, for experts that take ``hidden``.
-        experts: Tier name to expert: a name of `EXPERTS`, or class_path and init_args of an `Expert` or of any layer with
-            PyG's ``forward(x, edge_index, edge_attr)``. Tiers left out keep their default.
+        experts: Tier name to expert: a name of `EXPERTS`, or class_path and init_args of an `Expert` or of any layer
+            with PyG's ``forward(x, edge_index, edge_attr)``. Tiers left out keep their default.
         step: Initial ε, in (0, 1].
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
 
@@ -58,7 +60,8 @@ class LatticeCell(MessagePassing):
         - output: state [B, N, F]
 
     Raises:
-        ValueError: For an unknown tier, an expert that cannot be built or returns a wrong shape, or a wrong state shape.
+        ValueError: For an unknown tier, an expert that cannot be built or returns a wrong shape, or a state of another
+            shape.
     """
 
     SUPPORTS_FUSED_EDGE_INDEX = True
@@ -84,9 +87,10 @@ class LatticeCell(MessagePassing):
             torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
         )
         width = sum(COMPONENTS[m] for m in MOMENTS) * channels
-        # Mean square offset along each axis, which turns a tier's first moment into a slope.
-        self._spread = {
-            t: graph.edge_offset[graph.edge_tier == int(t)].double().square().mean(dim=0).tolist() for t in self.reaching
+        #: Mean square offset along each axis, which turns a tier's first moment into a slope.
+        self.spread = {
+            t: graph.edge_offset[graph.edge_tier == int(t)].double().square().mean(dim=0).tolist()
+            for t in self.reaching
         }
         self.experts = nn.ModuleDict()
         for tier in present:
@@ -105,7 +109,7 @@ class LatticeCell(MessagePassing):
     @property
     def backend(self) -> str:
         """The aggregation backend in use."""
-        return self.aggregator.backend
+        return str(self.aggregator.backend)
 
     def forward(self, x: Tensor) -> Tensor:
         """Move every cell by one step."""
@@ -140,8 +144,9 @@ class LatticeCell(MessagePassing):
     def start_shift(self, velocity: Sequence[float], tier: Tier) -> None:
         r"""Start the bypass as an advection: every channel moves by ``velocity`` cells a step.
 
-        A Lax–Friedrichs step on the tier's moments, :math:`\Delta x = \text{mean} - x - \sum_a (v_a / s_a)\,\text{gradient}_a`
-        with :math:`s_a = \langle o_a^2 \rangle` over the tier's edges; other weights keep their small random start.
+        A Lax–Friedrichs step on the tier's moments,
+        :math:`\Delta x = \text{mean} - x - \sum_a (v_a / s_a)\,\text{gradient}_a` with
+        :math:`s_a = \langle o_a^2 \rangle` over the tier's edges; other weights keep their small random start.
 
         Args:
             velocity: Cells a step along x, y and z.
@@ -155,7 +160,7 @@ class LatticeCell(MessagePassing):
         for axis, speed in enumerate(velocity):
             start = first + (1 + axis) * self.channels
             if speed != 0:
-                weight[:, start : start + self.channels] -= eye * (speed / self._spread[tier][axis])
+                weight[:, start : start + self.channels] -= eye * (speed / self.spread[tier][axis])
 
     def _by_tier(self, inputs: Tensor) -> dict[str, Tensor]:
         rows = sum(COMPONENTS[m] for m in MOMENTS)

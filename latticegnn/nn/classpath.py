@@ -31,20 +31,22 @@ def resolve(path: str, names: Mapping[str, type]) -> type:
         dotted, _, attribute = path.rpartition(".")
         try:
             module = importlib.import_module(dotted)
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:  # the last two: an empty or a relative name
             raise ValueError(
                 f"class_path must name an importable class; got {path!r}: {error}; "
                 "check the spelling, or write folder/file.py:ClassName for a class in a file of yours."
             ) from error
     else:
         near = difflib.get_close_matches(path, names, n=1)
-        hint = f" did you mean '{near[0]}'?" if near else ""
+        hint = f"did you mean '{near[0]}'?" if near else "choose one of them."
         raise ValueError(
-            f"class_path must be one of {', '.join(names)}, a dotted path or folder/file.py:ClassName; got {path!r};{hint}"
+            f"class_path must be one of {', '.join(names)}, a dotted path or folder/file.py:ClassName; "
+            f"got {path!r}; {hint}"
         )
     found = getattr(module, attribute, None)
     if not isinstance(found, type):
-        near = difflib.get_close_matches(attribute, dir(module), n=1)
+        classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+        near = difflib.get_close_matches(attribute, classes, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "check the spelling."
         raise ValueError(f"class_path must name a class; {path!r} has no class {attribute!r}; {hint}")
     return found
@@ -66,12 +68,18 @@ def build(setting: Any, names: Mapping[str, type], **offered: Any) -> Any:
             "a class is set as a name or as a mapping of class_path and init_args; "
             f"got {setting!r}; write {{class_path: …, init_args: {{…}}}}."
         )
+    given = setting.get("init_args") or {}
+    if not isinstance(setting["class_path"], str) or not isinstance(given, Mapping):
+        raise ValueError(
+            "class_path is a text and init_args a mapping of argument names to values; "
+            f"got {setting!r}; write {{class_path: …, init_args: {{…}}}}."
+        )
     cls = resolve(setting["class_path"], names)
     given = {
         key: build(value, {}) if isinstance(value, Mapping) and "class_path" in value else value
-        for key, value in (setting.get("init_args") or {}).items()
+        for key, value in given.items()
     }
-    parameters = inspect.signature(cls).parameters
+    parameters = _parameters(cls)
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in given:
             if key not in parameters:
@@ -87,13 +95,23 @@ def build(setting: Any, names: Mapping[str, type], **offered: Any) -> Any:
         ) from error
 
 
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(cls).parameters
+    except ValueError as error:
+        raise ValueError(
+            f"class_path must name a class with readable arguments; got {cls.__name__}: {error}; name a layer's class."
+        ) from error
+
+
 def _from_file(file: Path, path: str) -> Any:
     if not file.is_file():
         raise ValueError(f"class_path must name an existing file; {path!r} has no file {file}; check the path.")
     name = f"latticegnn_user_{file.resolve().as_posix().replace('/', '_').replace('.', '_')}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         try:

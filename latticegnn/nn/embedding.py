@@ -17,7 +17,7 @@ class EmbeddingTransformer(nn.Module):
     r"""Between the teacher's space and the code: :math:`c = A(e)`, :math:`\hat e = B(\hat c)`, both affine.
 
     `fit` starts A as the whitened principal components of a sample and B as their inverse (Eckart and Young, 1936):
-    code numbers of unit variance, and the best linear reconstruction there is, should the lattice hand the code through.
+    code numbers of unit variance, and the best linear reconstruction there is if the lattice hands the code through.
 
     Args:
         embedding_dim: D, > 0.
@@ -48,7 +48,7 @@ class EmbeddingTransformer(nn.Module):
 
         Args:
             inputs: What will be encoded [n, D], n ≥ 2.
-            targets: What will be decoded to [n, D]: the same tensor, or the answers, or the residuals of a model with skip.
+            targets: What will be decoded to [n, D]: the inputs, the answers, or what a model with skip has to add.
             ports: P', output ports; number k is decoded from the first number read at port k, and where each port is
                 read with several channels the others start at zero.
             scale: Factor on the decoder's start; below one the model starts nearer the mean.
@@ -77,6 +77,8 @@ class EmbeddingToLatticeMapper(nn.Module):
         - output: states [B, P, F]
     """
 
+    features: Tensor
+
     def __init__(self, position: Tensor, channels: int) -> None:
         super().__init__()
         self.register_buffer("features", _fourier(position), persistent=False)
@@ -94,8 +96,8 @@ class VolumeStateInitializer(nn.Module):
 
     Args:
         interior: "zeros" (best so far); "learned": a state for every cell; "code": a linear map of the whole code, the
-            same for every cell, which reaches the far face at step 0 and so steps outside the light cone; "noise": a fixed
-            draw of standard deviation 0.1, the same for every sample.
+            same for every cell, which reaches the far face at step 0 and so steps outside the light cone; "noise": a
+            fixed draw of standard deviation 0.1, the same for every sample.
         num_nodes: N.
         channels: F.
         code: K.
@@ -183,7 +185,8 @@ def _principal(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _whitening(sample: Tensor, count: int) -> tuple[Tensor, Tensor]:
     deviation, axes, mean = _principal(sample)
-    kept = min(count, int((deviation > 1e-6 * deviation[0]).sum()))
+    rounding = 100 * torch.finfo(sample.dtype).eps * sample.abs().max()  # a spread below it is no direction
+    kept = min(count, int((deviation > torch.maximum(1e-6 * deviation[0], rounding)).sum()))
     weight = sample.new_zeros(count, sample.shape[1])
     weight[:kept] = axes[:kept] / deviation[:kept, None]
     return weight, mean

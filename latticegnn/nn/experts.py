@@ -16,7 +16,7 @@ class Expert(nn.Module, ABC):
     """Interface of experts that see their tier through its moments alone: linear in the neighbours, free afterwards.
 
     Such an expert never touches an edge, so every backend of `latticegnn.aggregate` can serve it. A subclass takes
-    ``channels``, ``moments`` (the width M of its second input) and, if it wants them, ``hidden`` and options of its own.
+    ``channels``, ``moments`` (the width M of its second input) and, if it wants them, ``hidden`` and its own options.
 
     Shapes:
         - x: the cells' own states [..., F]
@@ -126,7 +126,8 @@ class GatedExpert(MessagePassing):
     r"""An edge network with gated messages, after gated graph convolutions (Bresson and Laurent, 2018).
 
     .. math::
-        \frac{1}{|\mathcal{N}(i)|} \sum_j \sigma(G [x_i \,\|\, x_j \,\|\, d_{ij}]) \odot \mathrm{SiLU}(M [x_i \,\|\, x_j \,\|\, d_{ij}])
+        \frac{1}{|\mathcal{N}(i)|} \sum_j \sigma(G z_{ij}) \odot \mathrm{SiLU}(M z_{ij}), \qquad
+        z_{ij} = [x_i \,\|\, x_j \,\|\, d_{ij}]
 
     Args:
         in_channels: F.
@@ -174,9 +175,10 @@ class EdgeExpert(nn.Module):
         ValueError: When the layer cannot be called on the tier, or returns another shape than it was given.
     """
 
-    def __init__(
-        self, layer: nn.Module, edge_index: Tensor, edge_attr: Tensor, num_nodes: int, channels: int
-    ) -> None:
+    edge_index: Tensor
+    edge_attr: Tensor
+
+    def __init__(self, layer: nn.Module, edge_index: Tensor, edge_attr: Tensor, num_nodes: int, channels: int) -> None:
         super().__init__()
         self.layer, self.num_nodes = layer, num_nodes
         self.register_buffer("edge_index", edge_index, persistent=False)

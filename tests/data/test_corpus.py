@@ -45,7 +45,31 @@ def test_the_packaged_corpora_are_large_enough():
     questions = [text for split in pairs.splits.values() for text in split.inputs]
     assert "heapq.merge(*iterables, key=None, reverse=False)" in questions
     assert not any(part.startswith("_") for text in questions for part in text.partition("(")[0].split("."))
-    assert any(group == "topic:assert" for split in prose.splits.values() for group in split.groups)
+    groups = {group for corpus in (pairs, prose) for split in corpus.splits.values() for group in split.groups}
+    assert {"topic:assert", "unittest.mock", "unittest.case", "json", "json.decoder"} <= groups
+
+
+def test_the_group_of_a_pair_is_its_source_file():
+    pairs = corpus.questions_and_answers()
+    of = {
+        text: group for split in pairs.splits.values() for text, group in zip(split.inputs, split.groups, strict=True)
+    }
+    assert of["heapq.merge(*iterables, key=None, reverse=False)"] == "heapq"
+    assert {of[text] for text in of if text.startswith("xml.dom.minidom.")} == {"xml.dom.minidom"}
+    assert all(text.startswith(group) for text, group in of.items())
+    assert not any(group.startswith("encodings") for group in of.values())  # near copies of each other
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("reader", READERS)
+def test_no_document_decides_a_held_out_figure(reader, seed):
+    """A failure means that the seed may hand a test split to one file, as large as it happens to be."""
+    whole = reader(seed=seed)
+    total = sum(map(len, whole.splits.values()))
+    for name in ("validation", "test"):
+        (_, most), *_ = Counter(whole.splits[name].groups).most_common(1)
+        assert most <= 0.1 * corpus.SPLIT_SHARES[name] * total
+    assert "tkinter" in whole.splits["train"].groups
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -76,12 +100,13 @@ def test_splits_stay_balanced_with_very_unequal_documents(seed):
     sizes = {f"g{n}": 200 if n < 3 else 1 + n % 20 for n in range(150)}
     rows = [corpus._Row(f"text {n} of {group}", None, group) for group, size in sizes.items() for n in range(size)]
     splits = corpus._corpus("x", rows, None, seed).splits
+    assert {"g0", "g1", "g2"} <= set(splits["train"].groups)
     for name in NAMES:
         assert abs(len(splits[name]) / len(rows) - corpus.SPLIT_SHARES[name]) < 0.03
 
 
 def test_the_order_of_rows_does_not_matter():
-    rows = [corpus._Row(f"text number {n} of group {g}", None, f"g{g}") for g in range(9) for n in range(g + 1)]
+    rows = [corpus._Row(f"text number {n} of group {g}", None, f"g{g}") for g in range(150) for n in range(g % 3 + 1)]
     assert corpus._corpus("x", rows, None, 0) == corpus._corpus("x", rows[::-1], None, 0)
 
 

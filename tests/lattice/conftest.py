@@ -1,8 +1,7 @@
-"""The slow, obvious twin of the lattice's geometry, and the check that an error speaks in three parts."""
+"""The slow, obvious twin of the lattice's geometry."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from latticegnn.lattice import LatticeSpec
 
 Reference = Callable[[LatticeSpec], NDArray[np.int64]]
-Refusal = Callable[..., AbstractContextManager[None]]
 
 
 def _interleaved(cell: tuple[int, int, int]) -> str:
@@ -45,17 +43,3 @@ def _brute_force(spec: LatticeSpec) -> NDArray[np.int64]:
 def brute_force() -> Reference:
     """Rows [target, source, tier, dx, dy, dz] of every edge, by trying all N² pairs; sorted by target, then source."""
     return _brute_force
-
-
-@pytest.fixture(scope="session")
-def refuses() -> Refusal:
-    """A context that expects an error whose text holds the rule, what was received and the remedy."""
-
-    @contextmanager
-    def check(rule: str, received: str, remedy: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-        with pytest.raises(kind) as caught:
-            yield
-        for part in (rule, received, remedy):
-            assert part in str(caught.value)
-
-    return check

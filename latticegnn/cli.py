@@ -1,0 +1,164 @@
+"""The command line. Each command imports what it needs when it is called, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
+
+  fit         train a lattice and hold it against its baselines
+  describe    tiers, degrees, light cone and size of a lattice
+  doctor      say whether a configuration is ready to run
+  experiment  train variants of a configuration over several seeds
+  export      write a lattice as GraphML
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake prints one line and gives exit status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from latticegnn import __version__
+
+        print(f"latticegnn {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"Did you mean '{near[0]}'?" if near else "See latticegnn --help."
+        print(f"latticegnn: unknown command {words[0]!r}; there are {', '.join(COMMANDS)}. {hint}", file=sys.stderr)
+        return 2
+    try:
+        return COMMANDS[words[0]](words[1:])
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
+        print(f"latticegnn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("latticegnn: interrupted; what was saved stays in the run folder.", file=sys.stderr)
+        return 130
+
+
+def fit(arguments: list[str]) -> int:
+    """Train, print the honest table, draw the figures; the run folder is printed last."""
+    from latticegnn.report.run import draw_run
+    from latticegnn.report.tables import format_table
+    from latticegnn.training.fit import Run
+
+    run = Run(arguments)
+    result = run.execute()
+    draw_run(run.folder)
+    print(format_table(result["table"]))
+    print(run.folder)
+    return 0
+
+
+def describe(arguments: list[str]) -> int:
+    """Print thresholds, tiers, degrees and light cone of a lattice."""
+    from latticegnn.lattice import degrees, steps_needed, tier_report
+
+    parser = _lattice_parser("describe", "Describe a lattice: thresholds, tiers, degrees, light cone.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    settings = _parse(parser, arguments)
+    spec = settings.spec
+    rows = tier_report(spec)
+    try:
+        steps: int | None = steps_needed(spec, settings.inputs, settings.outputs)
+    except ValueError as error:
+        steps, reason = None, str(error)
+    if settings.json:
+        print(
+            json.dumps(
+                {
+                    "shape": list(spec.shape), "cells": spec.num_nodes, "max_radius": spec.max_radius,
+                    "thresholds": list(spec.thresholds), "tiers": rows, "steps_needed": steps,
+                },
+                indent=2,
+            )
+        )  # fmt: skip
+        return 0
+    shape = " × ".join(map(str, spec.shape))
+    print(f"{shape} = {spec.num_nodes} cells, {spec.connectivity}, {spec.boundary}, {spec.order}")
+    print(f"max radius {spec.max_radius:.2f}   thresholds {' / '.join(f'{t:.2f}' for t in spec.thresholds)}")
+    for row in rows:
+        degree = f"{row['min_degree']}–{row['max_degree']}"
+        print(f"  {row['tier']:<11} {degree:>9} neighbours  {row['edges']:>12,} edges  {row['message'] or ''}".rstrip())
+    total = degrees(spec).sum(dim=1)
+    fewest, most = int(total.min()), int(total.max())
+    print(f"  {'all':<11} {f'{fewest}–{most}' if fewest < most else fewest:>9} neighbours")
+    sides = f"{settings.inputs.face} to {settings.outputs.face}"
+    print(f"light cone, {sides}: {f'{steps} steps' if steps is not None else reason}")
+    return 0
+
+
+def doctor(arguments: list[str]) -> int:
+    """Check a configuration without training; exit status 0 when ready, 1 when not."""
+    from latticegnn.training.doctor import examine
+
+    ready = True
+    for finding in examine(arguments):
+        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}")
+        ready &= finding.ok
+    print("ready" if ready else "NOT ready")
+    return 0 if ready else 1
+
+
+def experiment(arguments: list[str]) -> int:
+    """Train variants × seeds and print one table; a second call goes on where the first stopped."""
+    from latticegnn.report.tables import format_variants
+    from latticegnn.training.experiment import run_experiment
+
+    parser = _parser("experiment", "Train variants of a configuration over several seeds.")
+    parser.add_argument("--config", type=Path, required=True, help="YAML file that names base, seeds and variants.")
+    settings = _parse(parser, arguments)
+    folder, rows = run_experiment(settings.config)
+    print(format_variants(rows))
+    print(folder)
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """Write a lattice with tiers, distances, offsets and ports as GraphML."""
+    from latticegnn.lattice import build_graph, write_graphml
+
+    parser = _lattice_parser("export", "Write a lattice as GraphML.")
+    parser.add_argument("--output", type=Path, required=True, help="File to write, for example cube.graphml.")
+    settings = _parse(parser, arguments)
+    graph = build_graph(settings.spec, settings.inputs, settings.outputs)
+    print(write_graphml(graph, settings.output))
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "fit": fit,
+    "describe": describe,
+    "doctor": doctor,
+    "experiment": experiment,
+    "export": export,
+}
+
+
+def _parser(command: str, description: str) -> Any:
+    from latticegnn.training.errors import OneLineParser
+
+    return OneLineParser(prog=f"latticegnn {command}", description=description)
+
+
+def _lattice_parser(command: str, description: str) -> Any:
+    from latticegnn.lattice import LatticeSpec, Ports
+
+    parser = _parser(command, description)
+    parser.add_class_arguments(LatticeSpec, "spec")
+    parser.add_class_arguments(Ports, "inputs", default=Ports(face="z-"))
+    parser.add_class_arguments(Ports, "outputs", default=Ports(face="z+"))
+    return parser
+
+
+def _parse(parser: Any, arguments: list[str]) -> Any:
+    return parser.instantiate(parser.parse_args(arguments))

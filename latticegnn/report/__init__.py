@@ -1,0 +1,8 @@
+"""Pictures of a lattice and of a run: every function returns a matplotlib Figure, `save` writes it."""
+
+from latticegnn.report.lattice import lattice_3d as lattice_3d
+from latticegnn.report.lattice import signal_crossing as signal_crossing
+from latticegnn.report.plots import gate_usage as gate_usage
+from latticegnn.report.plots import honest_table as honest_table
+from latticegnn.report.plots import loss_curves as loss_curves
+from latticegnn.report.plots import save as save

@@ -1,0 +1,48 @@
+"""The figures of a run, drawn from what its folder holds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from latticegnn.report.plots import gate_usage, honest_table, loss_curves, save
+
+CURVES = ("loss", "fvu", "cosine", "mrr@10")
+
+
+def draw_run(folder: Path) -> None:
+    """Draw loss curves, honest table and gate usage of a run as PNG files in its folder ``figures``.
+
+    Args:
+        folder: A run folder with ``metrics.json`` and, where the run logged to CSV, ``logs/metrics.csv``.
+    """
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["table"]
+    for metric in ("mrr@10", "fvu"):
+        if metric in rows[0]:
+            save(honest_table(rows, metric), figures / f"table_{metric.partition('@')[0]}.png")
+    log = folder / "logs" / "metrics.csv"
+    if log.is_file():
+        history = _history(log)
+        curves = {name: series for name, series in history.items() if name.rpartition("/")[2] in CURVES}
+        save(loss_curves(curves), figures / "curves.png")
+        gates = {
+            name.removeprefix("gate/"): [value for _, value in series]
+            for name, series in history.items()
+            if name.startswith("gate/") and name != "gate/entropy"
+        }
+        if gates:
+            save(gate_usage(gates, along="epoch"), figures / "gates.png")
+
+
+def _history(log: Path) -> dict[str, list[tuple[int, float]]]:
+    history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    with log.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if value and name not in ("step", "epoch"):
+                    history[name].append((int(row["step"]), float(value)))
+    return dict(history)

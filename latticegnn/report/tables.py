@@ -1,0 +1,42 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+METRICS = ("mrr@10", "recall@1", "recall@10", "fvu", "cosine", "neighbour_recall@10")
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out a run's table: a row a model, each figure with its 95 % bootstrap interval."""
+    metrics = [m for m in METRICS if m in rows[0]]
+    head = ["model", "parameters", *metrics, "seconds", "ms/update"]
+    lines = [head]
+    for row in rows:
+        figures = [f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in metrics]
+        cost = [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"] if "seconds" in row else ["–", "–"]
+        lines.append([row["model"], f"{row['parameters']:,}", *figures, *cost])
+    return _columns(lines)
+
+
+def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out an experiment's table: a row a variant, mean ± standard deviation over its seeds, and cost."""
+    metrics = [m for m in METRICS if m in rows[0]]
+    lines = [["variant", "seeds", "parameters", *metrics, "seconds", "ms/update"]]
+    for row in rows:
+        figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in metrics]
+        cost = [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"]
+        lines.append([row["variant"], str(row["seeds"]), f"{row['parameters']:,}", *figures, *cost])
+    return _columns(lines)
+
+
+def _columns(lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    made = [
+        "  ".join(
+            f"{cell:<{w}}" if k == 0 else f"{cell:>{w}}" for k, (cell, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    return "\n".join([made[0], "─" * len(made[0]), *made[1:]])

@@ -1,0 +1,181 @@
+"""The configuration of a training run: YAML and command line, typed and checked, with errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from latticegnn.analysis.baselines import TRAINED
+from latticegnn.training.callbacks import GateLog
+from latticegnn.training.errors import one_line
+from latticegnn.training.losses import LossWeights
+from latticegnn.training.module import VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
+from latticegnn.training.optim import Optimisation
+
+BASELINES = ("mean", "raw_teacher", "pca", "ridge", *TRAINED)
+
+
+class RunParser(LightningArgumentParser):
+    """The parser of a training run, which reports a mistake in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Report a mistake and exit."""
+        one_line(self, message)
+
+
+class RunCLI(LightningCLI):
+    """Builds model, data and trainer of a run from arguments; nothing is read, embedded or trained yet.
+
+    Args:
+        arguments: Command-line arguments, for example ``["--config", "configs/default.yaml", "--model.steps", "9"]``.
+        folder: Where the run is kept; by default a new one, named by configuration and time, below ``run_dir``.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
+        self._arguments, self._folder = arguments, folder
+        about = {"description": "Train a lattice and hold it against its baselines.", "prog": "latticegnn fit"}
+        with quiet_engine():
+            super().__init__(
+                LatticeModule,
+                EmbeddingDataModule,
+                run=False,
+                save_config_callback=None,
+                seed_everything_default=0,
+                parser_class=RunParser,
+                parser_kwargs=about,
+                trainer_defaults={"callbacks": [GateLog()]},
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what a run has beyond the engine's own settings."""
+        parser.add_argument("--run_dir", type=Path, default=Path("runs"), help="Folder that holds the run folders.")
+        parser.add_argument(
+            "--log_level", type=Literal["debug", "info", "warning", "error"], default="info", help="What is logged."
+        )
+        parser.add_argument(
+            "--baselines",
+            type=list[Literal[BASELINES]],  # type: ignore[valid-type]
+            default=list(BASELINES),
+            help="Rows of the honest table beside the lattice; raw_teacher and ridge are for pairs only.",
+        )
+        parser.add_argument(
+            "--ckpt_path", type=Path | None, default=None, help="Checkpoint of an interrupted run to go on from."
+        )
+        parser.add_class_arguments(LossWeights, "loss")
+        parser.add_class_arguments(Optimisation, "optim")
+        parser.link_arguments("loss", "model.loss", apply_on="instantiate")
+        parser.link_arguments("optim", "model.optim", apply_on="instantiate")
+        parser.link_arguments("model.embedding_dim", "data.expected_dim")
+        parser.link_arguments("seed_everything", "model.seed")
+        parser.link_arguments("seed_everything", "data.order_seed")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "early_stopping.monitor": VALIDATION_METRICS[0],
+                "early_stopping.patience": 10,
+                "checkpoint.monitor": VALIDATION_METRICS[0],
+                "checkpoint.save_last": True,
+                "trainer.enable_model_summary": False,
+                "trainer.log_every_n_steps": 10,
+                "trainer.gradient_clip_val": 1.0,
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments given, whatever the program's own are."""
+        self.config = parser.parse_args(self._arguments)
+
+    def before_instantiate_classes(self) -> None:
+        """Check what only fails later otherwise, and create the run folder."""
+        config = self.config
+        pairs = config.data.task == "qa"
+        known = VALIDATION_METRICS if pairs else VALIDATION_METRICS[:-1]
+        for key in ("early_stopping", "checkpoint"):
+            if config[key].monitor not in known:
+                raise ValueError(
+                    f"{key}.monitor must be one of {', '.join(known)}; got {config[key].monitor!r}; choose one of them."
+                )
+        if config.trainer.max_epochs is None or config.trainer.max_epochs < 1:
+            raise ValueError(
+                "trainer.max_epochs must be at least 1, as the schedule needs an end; got "
+                f"{config.trainer.max_epochs}; set it."
+            )
+        if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
+            raise ValueError("trainer.precision 16-mixed needs a GPU; the accelerator is cpu; use bf16-mixed or 32.")
+        if config.ckpt_path is not None and not config.ckpt_path.is_file():
+            raise FileNotFoundError(
+                f"ckpt_path must be an existing checkpoint; {config.ckpt_path} is not; "
+                "pass a file of a run's folder checkpoints."
+            )
+        self.folder = self._folder or _new_folder(config.run_dir, config.data.task)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if config.checkpoint.dirpath is None:
+            config.checkpoint.dirpath = str(self.folder / "checkpoints")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer, logging to TensorBoard and CSV in the run folder unless the configuration names loggers."""
+        if self.config.trainer.logger is None:
+            kwargs["logger"] = [made(self.folder, name="", version="logs") for made in (TensorBoardLogger, CSVLogger)]
+        return super().instantiate_trainer(default_root_dir=self.folder, **kwargs)
+
+    def save(self) -> None:
+        """Write the resolved configuration into the run folder."""
+        self.parser.save(self.config, self.folder / "config.yaml", overwrite=True)
+
+    def baseline_trainer(self, scratch: Path) -> Trainer:
+        """Make a trainer with the run's own budget and selection rule, but without logs or progress bar.
+
+        Args:
+            scratch: Folder for its checkpoints.
+        """
+        settings = self.config.as_dict()
+        best = ModelCheckpoint(**settings["checkpoint"] | {"dirpath": scratch, "save_last": False})
+        stop = EarlyStopping(**settings["early_stopping"])
+        extra: list[Callback] = [best, stop]
+        given = settings["trainer"] | {"logger": False, "callbacks": extra, "enable_progress_bar": False}
+        with quiet_engine():
+            return Trainer(**given | {"default_root_dir": scratch})
+
+
+def _new_folder(root: Path, task: str) -> Path:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = root / f"{task}-{stamp}"
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = root / f"{task}-{stamp}-{count}"
+    return folder
+
+
+@contextlib.contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Keep the engine's advice out of the output where it does not apply to data held in memory."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = [logging.getLogger(name).level for name in names]
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            # The engine calls torch functions that torch has deprecated; the caller can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+            yield
+    finally:
+        for name, level in zip(names, levels, strict=True):
+            logging.getLogger(name).setLevel(level)

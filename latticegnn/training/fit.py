@@ -1,0 +1,163 @@
+"""One training run from data to honest table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from latticegnn.analysis import baselines
+from latticegnn.analysis.metrics import evaluate, reciprocal_rank
+from latticegnn.data import EmbeddingSplit
+from latticegnn.model import LatticeModel
+from latticegnn.training.configuration import RunCLI, quiet_engine
+from latticegnn.training.module import EmbeddingModule
+
+logger = logging.getLogger("latticegnn")
+
+
+class Run:
+    """A training run: builds everything in the constructor, trains and compares in `execute`.
+
+    Args:
+        arguments: As for the command line, see `RunCLI`.
+        folder: Where the run is kept; a new one below ``run_dir`` by default.
+
+    Raises:
+        ValueError: For settings that contradict each other or the data.
+    """
+
+    def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
+        self.cli = RunCLI(arguments, folder)
+        set_level(self.cli.config.log_level)
+        self.folder: Path = self.cli.folder
+        self.module: EmbeddingModule = self.cli.model
+        self.model: LatticeModel = self.cli.model.lattice
+        self.data = self.cli.datamodule.content
+
+    def execute(self) -> dict[str, Any]:
+        """Train, evaluate on the test split, write the run folder, and return what ``metrics.json`` holds."""
+        self.cli.save()
+        self.data.prepare()
+        train = self.data.splits["train"]
+        model = self.model
+        model.fit_maps(train.inputs, train.targets)
+        self.module.pairs = self.data.pairs
+        self.module.train_mean = train.targets.mean(dim=0)
+        counts = model.parameter_counts()
+        logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
+        untrained = {name: make(model) for name, make in baselines.TRAINED.items() if name in self.cli.config.baselines}
+        rows = [self._train_lattice()]
+        model.save_pretrained(self.folder / "model")
+        rows += [self._row(name, reference) for name, reference in self._references()]
+        rows += [self._train_baseline(name, baseline) for name, baseline in untrained.items()]
+        result = {
+            "table": rows,
+            "task": self.data.task,
+            "seed": self.cli.config.seed_everything,
+            "parameters": counts,
+            "backend": model.cell.backend,
+            "data": self.data.card(),
+            "machine": {
+                "threads": torch.get_num_threads(),
+                "processor": platform.processor() or platform.machine(),
+                "torch": torch.__version__,
+            },
+        }
+        (self.folder / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+        _point_latest(self.folder)
+        return result
+
+    def _train_lattice(self) -> dict[str, Any]:
+        cost = self._fit(self.cli.trainer, self.module, self.cli.config.ckpt_path)
+        return self._row("lattice", self.model, cost)
+
+    def _train_baseline(self, name: str, model: nn.Module) -> dict[str, Any]:
+        logger.info("training the baseline %s", name)
+        module = EmbeddingModule(model, self.module.loss, self.module.optim, self.module.train_mean, self.module.pairs)
+        with tempfile.TemporaryDirectory() as scratch:
+            trainer = self.cli.baseline_trainer(Path(scratch))
+            cost = self._fit(trainer, module)
+        return self._row(name, model, cost)
+
+    def _fit(self, trainer: pl.Trainer, module: EmbeddingModule, resume: Path | None = None) -> dict[str, float]:
+        """Train, put the best validated weights back, and say what it cost."""
+        start = time.perf_counter()
+        with quiet_engine():
+            pl.seed_everything(self.cli.config.seed_everything, verbose=False)
+            trainer.fit(module, datamodule=self.cli.datamodule, ckpt_path=resume, weights_only=True)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        best = trainer.checkpoint_callback
+        assert isinstance(best, pl.callbacks.ModelCheckpoint)
+        module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+        return {
+            "updates": trainer.global_step,
+            "seconds": round(time.perf_counter() - start, 2),
+            "ms_per_update": round(statistics.median(module.milliseconds), 3),
+        }
+
+    def _references(self) -> Iterator[tuple[str, nn.Module]]:
+        train, wanted = self.data.splits["train"], self.cli.config.baselines
+        code = len(self.model.input_nodes)
+        if "mean" in wanted:
+            yield "mean", baselines.mean_vector(train.targets)
+        if self.data.pairs:
+            if "raw_teacher" in wanted:
+                yield "raw_teacher", baselines.raw_teacher(self.data.dim)
+            if "pca" in wanted:
+                yield f"pca_{code}_ridge", baselines.residual_ridge(train.inputs, train.targets, self._score, code)
+            if "ridge" in wanted:
+                yield "ridge", baselines.residual_ridge(train.inputs, train.targets, self._score)
+        elif "pca" in wanted:
+            yield f"pca_{code}", baselines.principal_components(train.inputs, code)
+
+    def _score(self, model: nn.Module) -> float:
+        split = self.data.splits["validation"]
+        return float(reciprocal_rank(predict(model, split), split.targets).mean())
+
+    def _row(self, name: str, model: nn.Module, cost: dict[str, float] | None = None) -> dict[str, Any]:
+        split = self.data.splits["test"]
+        figures = evaluate(predict(model, split), split.targets, self.module.train_mean, self.data.pairs)
+        row: dict[str, Any] = {
+            "model": name,
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        }
+        for metric, figure in figures.items():
+            row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}
+        return row | (cost or {})
+
+
+@torch.no_grad()
+def predict(model: nn.Module, split: EmbeddingSplit, batch_size: int = 256) -> Tensor:
+    """Predict the targets of a whole split: [n, D]."""
+    model.eval()
+    return torch.cat([model(batch).embedding for batch in split.inputs.split(batch_size)])
+
+
+def set_level(level: str) -> None:
+    """Let the package log from this level on, one line a record, to standard error."""
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(level.upper())
+
+
+def _point_latest(folder: Path) -> None:
+    link = folder.parent / "latest"
+    part = folder.parent / f".latest-{os.getpid()}"
+    part.unlink(missing_ok=True)
+    part.symlink_to(folder.name, target_is_directory=True)
+    os.replace(part, link)

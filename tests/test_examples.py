@@ -1,0 +1,67 @@
+"""Every example runs as a stranger would run it, and what it prints is true."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latticegnn.nn.classpath import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+# The example's own test of its layer, collected here too.
+TestDiffuse = resolve(f"{EXAMPLES / '10_swap_a_layer.py'}:TestDiffuse", {})
+
+
+def run(name: str) -> str:
+    """The output of an example, run in a process of its own."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(EXAMPLES / name)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_first_lattice() -> None:
+    output = run("00_first_lattice.py")
+    assert "512 cells" in output
+    assert re.search(r"functional .* 3 to 6 neighbours", output)
+    assert re.search(r"distant .* 3 to 12 neighbours", output)
+    assert "7904 edges" in output
+    assert "with 5 steps a model is refused: The output ports must lie inside" in output
+    assert "arrives at z+ at step 7; the light cone says 7" in output
+    rows = re.findall(r"^ +(\d) ((?: +\S+){8})$", output, flags=re.MULTILINE)
+    assert [int(step) for step, _ in rows] == list(range(9))
+    for step, row in rows:  # the triangle of the light cone
+        assert [mark == "." for mark in row.split()] == [z > int(step) for z in range(8)]
+
+
+def test_swap_a_layer() -> None:
+    output = run("10_swap_a_layer.py")
+    found = re.findall(r"distant tier: (\w+) +cell of (\d+) parameters +before ([\d.]+) +after ([\d.]+)", output)
+    assert [name for name, *_ in found] == ["default", "Diffuse"]
+    assert found[0][1] != found[1][1]
+    for _, _, before, after in found:
+        assert float(before) > 1
+        assert float(after) < 0.05
+
+
+def test_to_networkx() -> None:
+    output = run("30_to_networkx.py")
+    assert "216 nodes" in output
+    assert "local 216, functional 1080, distant 1800" in output
+    assert "8 have 6, 48 have 9, 96 have 13, 64 have 18" in output
+    assert "face neighbours alone: clustering 0.000" in output
+    assert "graph the same after the round trip, state the same to the last bit" in output
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
+def test_examples_are_numbered_and_guarded(file) -> None:
+    assert re.match(r"\d\d_[a-z_]+\.py$", file.name)
+    text = file.read_text(encoding="utf-8")
+    assert 'if __name__ == "__main__":\n    main()' in text
+    assert file.name in text.split('"""')[1], "the docstring says how to run it"
