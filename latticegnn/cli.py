@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[words[0]](words[1:])
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
-        print(f"latticegnn: {error}", file=sys.stderr)
+        print(f"latticegnn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("latticegnn: interrupted; what was saved stays in the run folder.", file=sys.stderr)

@@ -41,7 +41,8 @@ pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 echo "setup: installing torch $TORCH"
 pip install -q -c constraints.txt "torch==$TORCH" numpy setuptools wheel
 
-# The extensions have no wheels on the index and compile against the installed torch, so their cache is tied to it.
+# The extensions have no wheels on the index and compile against the installed torch, so their cache is tied to it;
+# pip's own cache is not, and would hand out wheels of another torch.
 tag=$("$VENV/bin/python" -c 'import sys, sysconfig, torch
 print(f"torch-{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
 wheelhouse=${XDG_CACHE_HOME:-$HOME/.cache}/latticegnn/wheelhouse/$tag
@@ -60,7 +61,7 @@ elif ! compgen -G "$wheelhouse/torch_scatter-*.whl" >/dev/null || ! compgen -G "
   jobs=$("$VENV/bin/python" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')
   printf '[build_ext]\nparallel = %s\n' "$jobs" >"$build/setup.cfg"
   if "$VENV/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then export FORCE_ONLY_CPU=1; fi
-  DIST_EXTRA_CONFIG=$build/setup.cfg CPPFLAGS=-g0 pip wheel -q --no-deps --no-build-isolation -w "$build/wheels" "${EXTENSIONS[@]}" ||
+  DIST_EXTRA_CONFIG=$build/setup.cfg CPPFLAGS=-g0 pip wheel -q --no-cache-dir --no-deps --no-build-isolation -w "$build/wheels" "${EXTENSIONS[@]}" ||
     fail "compiling ${EXTENSIONS[*]} failed (see above); mend the compiler, or set LATTICEGNN_WHEELS to a folder with their wheels."
   mkdir -p "$wheelhouse"
   mv "$build"/wheels/*.whl "$wheelhouse"/

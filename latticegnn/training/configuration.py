@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -17,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from latticegnn.analysis.baselines import TRAINED
 from latticegnn.training.callbacks import GateLog
-from latticegnn.training.errors import one_line
+from latticegnn.training.errors import OneLineParser, config_files, read_mapping
 from latticegnn.training.losses import LossWeights
 from latticegnn.training.module import VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
 from latticegnn.training.optim import Optimisation
@@ -25,12 +28,12 @@ from latticegnn.training.optim import Optimisation
 BASELINES = ("mean", "raw_teacher", "pca", "ridge", *TRAINED)
 
 
-class RunParser(LightningArgumentParser):
+class RunParser(OneLineParser, LightningArgumentParser):
     """The parser of a training run, which reports a mistake in one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Report a mistake and exit."""
-        one_line(self, message)
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Build what a configuration describes; the engine still calls this by its deprecated name."""
+        return self.instantiate(cfg, **kwargs)
 
 
 class RunCLI(LightningCLI):
@@ -38,25 +41,39 @@ class RunCLI(LightningCLI):
 
     Args:
         arguments: Command-line arguments, for example ``["--config", "configs/default.yaml", "--model.steps", "9"]``.
-        folder: Where the run is kept; by default a new one, named by configuration and time, below ``run_dir``.
+        folder: Where the run is kept; by default a new one, named by task and time, below ``run_dir``.
+
+    Raises:
+        ValueError: For settings that contradict each other, the machine or the lattice.
+        FileNotFoundError: When a file that is named does not exist.
     """
 
     def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
         self._arguments, self._folder = arguments, folder
         about = {"description": "Train a lattice and hold it against its baselines.", "prog": "latticegnn fit"}
-        with quiet_engine():
-            super().__init__(
-                LatticeModule,
-                EmbeddingDataModule,
-                run=False,
-                save_config_callback=None,
-                seed_everything_default=0,
-                parser_class=RunParser,
-                parser_kwargs=about,
-                trainer_defaults={"callbacks": [GateLog()]},
-                auto_configure_optimizers=False,
-                load_from_checkpoint_support=False,
-            )
+        try:
+            with quiet_engine():
+                super().__init__(
+                    LatticeModule,
+                    EmbeddingDataModule,
+                    run=False,
+                    save_config_callback=None,
+                    seed_everything_default=0,
+                    parser_class=RunParser,
+                    parser_kwargs=about,
+                    trainer_defaults={"callbacks": [GateLog()]},
+                    auto_configure_optimizers=False,
+                    load_from_checkpoint_support=False,
+                )
+        except MisconfigurationException as error:
+            self._forget_folder()
+            raise ValueError(
+                f"the settings of the trainer and its callbacks must fit each other and this machine; "
+                f"{str(error).rstrip('.')}; change the setting that is named."
+            ) from error
+        except BaseException:
+            self._forget_folder()
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run has beyond the engine's own settings."""
@@ -88,6 +105,7 @@ class RunCLI(LightningCLI):
                 "early_stopping.patience": 10,
                 "checkpoint.monitor": VALIDATION_METRICS[0],
                 "checkpoint.save_last": True,
+                "trainer.deterministic": True,
                 "trainer.enable_model_summary": False,
                 "trainer.log_every_n_steps": 10,
                 "trainer.gradient_clip_val": 1.0,
@@ -96,7 +114,12 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given, whatever the program's own are."""
+        for file in config_files(self._arguments):
+            read_mapping(file)
         self.config = parser.parse_args(self._arguments)
+        seed = self.config.seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise ValueError(f"seed_everything must be a whole number from 0 to 2³² − 1; got {seed}; 0 is the default.")
 
     def before_instantiate_classes(self) -> None:
         """Check what only fails later otherwise, and create the run folder."""
@@ -108,21 +131,41 @@ class RunCLI(LightningCLI):
                 raise ValueError(
                     f"{key}.monitor must be one of {', '.join(known)}; got {config[key].monitor!r}; choose one of them."
                 )
+            mode = "min" if config[key].monitor in VALIDATION_METRICS[:2] else "max"
+            if config[key].mode != mode:
+                raise ValueError(
+                    f"{key}.mode must be {mode} for {config[key].monitor}; got {config[key].mode!r}; set it to {mode}."
+                )
         if config.trainer.max_epochs is None or config.trainer.max_epochs < 1:
             raise ValueError(
                 "trainer.max_epochs must be at least 1, as the schedule needs an end; got "
                 f"{config.trainer.max_epochs}; set it."
             )
-        if config.trainer.precision == "16-mixed" and config.trainer.accelerator == "cpu":
+        accelerator = config.trainer.accelerator
+        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+        if config.trainer.precision in ("16-mixed", "16", 16) and on_cpu:
             raise ValueError("trainer.precision 16-mixed needs a GPU; the accelerator is cpu; use bf16-mixed or 32.")
+        batches, every = config.trainer.limit_val_batches, config.trainer.check_val_every_n_epoch or 1
+        if batches == 0 or every > config.trainer.max_epochs:
+            raise ValueError(
+                "a run must validate, as validation selects its weights; got trainer.limit_val_batches "
+                f"{batches}, check_val_every_n_epoch {every}; leave them at their defaults."
+            )
         if config.ckpt_path is not None and not config.ckpt_path.is_file():
             raise FileNotFoundError(
                 f"ckpt_path must be an existing checkpoint; {config.ckpt_path} is not; "
                 "pass a file of a run's folder checkpoints."
             )
-        self.folder = self._folder or _new_folder(config.run_dir, config.data.task)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if config.checkpoint.dirpath is None:
+        try:
+            self.folder = self._folder or _new_folder(config.run_dir, config.data.task)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run_dir must be a folder that can be written; got {config.run_dir}: {error.strerror}; "
+                "choose another one."
+            ) from error
+        self._dirpath = config.checkpoint.dirpath
+        if self._dirpath is None:
             config.checkpoint.dirpath = str(self.folder / "checkpoints")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -132,8 +175,10 @@ class RunCLI(LightningCLI):
         return super().instantiate_trainer(default_root_dir=self.folder, **kwargs)
 
     def save(self) -> None:
-        """Write the resolved configuration into the run folder."""
-        self.parser.save(self.config, self.folder / "config.yaml", overwrite=True)
+        """Write the resolved configuration into the run folder; another run of it keeps its own checkpoints."""
+        config = self.config.clone()
+        config.checkpoint.dirpath = self._dirpath
+        self.parser.save(config, self.folder / "config.yaml", overwrite=True)
 
     def baseline_trainer(self, scratch: Path) -> Trainer:
         """Make a trainer with the run's own budget and selection rule, but without logs or progress bar.
@@ -149,15 +194,21 @@ class RunCLI(LightningCLI):
         with quiet_engine():
             return Trainer(**given | {"default_root_dir": scratch})
 
+    def _forget_folder(self) -> None:
+        """Remove the run folder again as long as it is empty."""
+        with contextlib.suppress(AttributeError, OSError):
+            self.folder.rmdir()
+
 
 def _new_folder(root: Path, task: str) -> Path:
+    """Create a folder that no other run has, not even one started in the same second."""
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = root / f"{task}-{stamp}"
-    count = 1
-    while folder.exists():
-        count += 1
-        folder = root / f"{task}-{stamp}-{count}"
-    return folder
+    for count in itertools.count(1):
+        folder = root / (f"{task}-{stamp}" if count == 1 else f"{task}-{stamp}-{count}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
 
 
 @contextlib.contextmanager
@@ -174,6 +225,8 @@ def quiet_engine() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            # A resumed run has a folder of its own.
+            warnings.filterwarnings("ignore", message="The dirpath has changed from")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             yield
     finally:

@@ -1,29 +1,30 @@
-"""A mistake in a configuration, told in one line with the nearest key there is."""
+"""A mistake in a configuration, told in one line: the rule, what was received, and what to do."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import sys
-from typing import NoReturn
+import types
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+import yaml
 from jsonargparse import ArgumentParser
 
-_UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|Key ['\"]|key ['\"]|Option ['\"])([\w.]+)", re.IGNORECASE)
+_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([^']+)'")
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|Option ')([^\s=']+)")
+_WRONG = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$')
+_NAMES: dict[Any, str] = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
+    dict: "a mapping", list: "a list", tuple: "a list", types.NoneType: "null",
+}  # fmt: skip
 
 
 def one_line(parser: ArgumentParser, message: str) -> NoReturn:
-    """Print what is wrong with a configuration, with the nearest known key, and exit with status 2."""
-    text = " ".join(message.split())
-    known = sorted(action.dest for action in parser._actions if action.dest not in ("help", "config"))
-    named = _UNKNOWN.search(text)
-    hint = ""
-    if named and named.group(1) not in known:
-        key = named.group(1)
-        last = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-        near = last[:1] or difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else " See --help for the keys there are."
-    sys.stderr.write(f"latticegnn: {text}{hint}\n")
+    """Print what is wrong with a configuration and what to do, and exit with status 2."""
+    sys.stderr.write(f"latticegnn: {_three_parts(parser, ' '.join(message.split()))}\n")
     sys.exit(2)
 
 
@@ -31,5 +32,76 @@ class OneLineParser(ArgumentParser):
     """A parser that reports a mistake in one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Report a mistake and exit."""
+        """Report a mistake and exit; inside a value, raise, as other readings of the value may be right."""
+        if not self.exit_on_error:
+            super().error(message, ex)
         one_line(self, message)
+
+
+def config_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """Name the files that ``--config`` (or ``-c``) gives, in their order."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in ("--config", "-c") and following:
+            yield Path(following)
+        elif word.startswith("--config="):
+            yield Path(word.partition("=")[2])
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping of keys.
+
+    Raises:
+        FileNotFoundError: When the file is missing.
+        ValueError: When it is no text, no YAML or no mapping.
+    """
+    rule = "a configuration is a YAML file of keys and values"
+    if not file.is_file():
+        raise FileNotFoundError(f"{rule}; {file} is not a file; check the path.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{rule}; {file} cannot be read: {error}; mend it there.") from error
+    if not isinstance(content, dict):
+        kind = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"{rule}; {file} holds {kind}; write `key: value` lines into it.")
+    return content
+
+
+def _three_parts(parser: ArgumentParser, text: str) -> str:
+    help_line = f"see `{parser.prog} --help`."
+    group, unknown, wrong = _GROUP.search(text), _UNKNOWN.search(text), _WRONG.search(text)
+    actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "print_config")}
+    if group or unknown:
+        key = f"{group[1]}.{group[2]}" if group else unknown[1] if unknown else ""
+        last = [name for name in actions if name.rpartition(".")[2] == key.rpartition(".")[2]]
+        near = last[:1] or difflib.get_close_matches(key, sorted(actions), n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else help_line
+        return f"a setting must be a key that {parser.prog} knows; got '{key}'; {remedy}"
+    hint = getattr(actions.get(wrong[1]), "_typehint", None) if wrong else None
+    if wrong and hint is not None:
+        near = difflib.get_close_matches(wrong[2].strip("[]"), list(_literals(hint)), n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else help_line
+        return f"{wrong[1]} must be {_in_words(hint)}; got {wrong[2]}; {remedy}"
+    return f"{text.rstrip('.')}; {help_line}"
+
+
+def _in_words(hint: Any) -> str:
+    """Say what a type hint allows."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}" if len(args) > 1 else str(args[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_in_words, args)))
+    if origin is tuple and len(set(args)) == 1:
+        return f"a list of {len(args)}, each {_in_words(args[0])}"
+    if origin is list:
+        return f"a list, each {_in_words(args[0])}"
+    return _NAMES.get(origin or hint) or str(getattr(hint, "__name__", hint))
+
+
+def _literals(hint: Any) -> Iterator[str]:
+    for arg in get_args(hint):
+        if get_origin(hint) is Literal:
+            yield str(arg)
+        else:
+            yield from _literals(arg)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from latticegnn.training.errors import OneLineParser
+from latticegnn.training.errors import OneLineParser, read_mapping
 from latticegnn.training.fit import Run
 
 logger = logging.getLogger("latticegnn")
@@ -53,18 +53,10 @@ def load_experiment(path: Path) -> Experiment:
 
     Raises:
         FileNotFoundError: When the file or its base is missing.
-        ValueError: When the file is no YAML mapping; an unknown key or a wrong type ends the program with one line.
+        ValueError: When the file is no YAML mapping, or names no variant or seed; an unknown key or a wrong
+            type ends the program with one line.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"an experiment is a YAML file; {path} does not exist; check the path.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"an experiment is a YAML file; {path} cannot be read: {error}; mend it.") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"an experiment is a mapping of keys; {path} holds {type(content).__name__}; see the examples."
-        )
+    content = read_mapping(path)
     parser = OneLineParser(prog="latticegnn experiment")
     parser.add_class_arguments(Experiment, "experiment")
     read: Experiment = parser.instantiate(parser.parse_object({"experiment": content})).experiment

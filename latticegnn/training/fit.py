@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pickle
 import platform
 import statistics
 import tempfile
@@ -45,6 +46,8 @@ class Run:
         self.module: EmbeddingModule = self.cli.model
         self.model: LatticeModel = self.cli.model.lattice
         self.data = self.cli.datamodule.content
+        if self.cli.config.ckpt_path is not None:
+            check_checkpoint(self.cli.config.ckpt_path, self.module)
 
     def execute(self) -> dict[str, Any]:
         """Train, evaluate on the test split, write the run folder, and return what ``metrics.json`` holds."""
@@ -101,6 +104,12 @@ class Run:
             raise KeyboardInterrupt
         best = trainer.checkpoint_callback
         assert isinstance(best, pl.callbacks.ModelCheckpoint)
+        if not module.milliseconds or not best.best_model_path:
+            raise ValueError(
+                f"a run must make at least one update and keep its best checkpoint; got {len(module.milliseconds)} "
+                f"updates in {trainer.max_epochs} epochs; raise trainer.max_epochs (above the epochs a resumed "
+                "checkpoint has behind it), and leave the trainer's limits and checkpoint.save_top_k at their defaults."
+            )
         module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
         return {
             "updates": trainer.global_step,
@@ -137,6 +146,36 @@ class Run:
         for metric, figure in figures.items():
             row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}
         return row | (cost or {})
+
+
+def check_checkpoint(file: Path, module: nn.Module) -> None:
+    """Check, before anything is embedded or trained, that a run can go on from a checkpoint.
+
+    Args:
+        file: The checkpoint.
+        module: What the run trains.
+
+    Raises:
+        ValueError: When the file is damaged or was written by another kind of run.
+    """
+    rule = "ckpt_path must be a checkpoint that a run of this model wrote"
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        weights = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
+        epochs = content["epoch"]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{rule}; {file} cannot be read ({type(error).__name__}); pass another file of the run's folder "
+            "checkpoints, or leave ckpt_path out to start anew."
+        ) from error
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    other = sorted(name for name in weights.keys() | wanted.keys() if weights.get(name) != wanted.get(name))
+    if other:
+        raise ValueError(
+            f"{rule}; {file} has other weights: {', '.join(other[:3])}{' …' if len(other) > 3 else ''}; "
+            "pass the configuration of the run that wrote it (config.yaml in its folder)."
+        )
+    logger.info("going on after epoch %d of %s", epochs + 1, file)
 
 
 @torch.no_grad()

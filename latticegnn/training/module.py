@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
-from latticegnn.data import EmbeddingData
+from latticegnn.data import EmbeddingData, Teacher
 from latticegnn.model import LatticeModel
 from latticegnn.training.losses import LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
@@ -87,6 +88,12 @@ class EmbeddingModule(pl.LightningModule):
             values["validation/mrr@10"] = float(reciprocal_rank(prediction, target).mean())
         self.log_dict(values, prog_bar=True)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the schedule's length that of this run, which may have more epochs than the one that is resumed."""
+        for schedule in checkpoint["lr_schedulers"]:
+            for key in ("total_steps", "_schedule_phases"):
+                schedule.pop(key, None)
+
     def configure_optimizers(self) -> Any:
         """Make optimiser and schedule for the run's number of updates."""
         return configure(self.model, self.optim, int(self.trainer.estimated_stepping_batches))
@@ -98,11 +105,18 @@ class LatticeModule(EmbeddingModule):
     Args:
         loss: Weights of the loss terms.
         optim: Optimiser and schedule.
-        kwargs: Arguments of `LatticeModel`.
+        experts: As for `LatticeModel`, which builds them; a plain ``dict``: the parser leaves class paths in it alone.
+        kwargs: Other arguments of `LatticeModel`.
     """
 
-    def __init__(self, loss: LossWeights | None = None, optim: Optimisation | None = None, **kwargs: Any) -> None:
-        model = LatticeModel(**kwargs)
+    def __init__(
+        self,
+        loss: LossWeights | None = None,
+        optim: Optimisation | None = None,
+        experts: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        model = LatticeModel(experts=experts, **kwargs)
         super().__init__(
             model, loss or LossWeights(), optim or Optimisation(), torch.zeros(model.embedding_dim), pairs=False
         )
@@ -142,6 +156,14 @@ class EmbeddingDataModule(pl.LightningDataModule):
         order_seed: int = 0,
     ) -> None:
         super().__init__()
+        if isinstance(teacher, dict):
+            known = inspect.signature(Teacher).parameters
+            for key in teacher:
+                if key not in known:
+                    raise ValueError(
+                        f"data.teacher must hold settings of a Teacher, {', '.join(known)}; got {key!r}; "
+                        "use these names."
+                    )
         self.content = EmbeddingData(task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim)
         self.order_seed = order_seed
 

@@ -1,0 +1,71 @@
+"""Optimiser and schedule: two groups with their own rates, one cycle, and settings that are checked."""
+
+import pytest
+import torch
+
+from latticegnn.lattice import LatticeSpec
+from latticegnn.model import LatticeModel
+from latticegnn.training.optim import Optimisation, configure
+
+
+@pytest.fixture
+def model() -> LatticeModel:
+    spec = LatticeSpec((2, 2, 3), radii=(0.5, 1.0, 1.5))
+    return LatticeModel(spec, embedding_dim=5, channels=3, hidden=4, steps=3)
+
+
+def test_the_cell_and_the_maps_have_their_own_rates(model) -> None:
+    optimizer = configure(model, Optimisation(lr_cell=0.2, lr_maps=0.03, weight_decay=0.5, betas=(0.7, 0.8)), 100)[
+        "optimizer"
+    ]
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    cell = {id(p) for p in model.cell.parameters()}
+    assert {id(p) for p in groups["cell"]["params"]} == cell
+    assert {id(p) for p in groups["maps"]["params"]} == {id(p) for p in model.parameters()} - cell
+    assert (groups["cell"]["max_lr"], groups["maps"]["max_lr"]) == (0.2, 0.03)
+    assert all(group["weight_decay"] == 0.5 and group["betas"] == (0.7, 0.8) for group in groups.values())
+
+
+def test_frozen_parameters_are_left_out(model) -> None:
+    model.cell.requires_grad_(False)
+    (group,) = configure(model, Optimisation(), 10)["optimizer"].param_groups
+    assert group["name"] == "maps"
+    assert len(group["params"]) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_rates_rise_to_their_peak_and_fall_to_nothing(model) -> None:
+    updates = 50
+    made = configure(model, Optimisation(lr_cell=1.0, lr_maps=0.1, warmup=0.2), updates)
+    schedule = made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    rates = [schedule.get_last_lr()]
+    for _ in range(updates - 1):
+        made["optimizer"].step()
+        schedule.step()
+        rates.append(schedule.get_last_lr())
+    cell, maps = zip(*rates, strict=True)
+    peak = max(range(updates), key=cell.__getitem__)
+    assert peak == 0.2 * updates - 1
+    assert cell[peak] == pytest.approx(1.0)
+    assert cell[0] == pytest.approx(1 / 25)
+    assert cell[-1] < 1e-5
+    assert all(a < b for a, b in zip(cell[:peak], cell[1 : peak + 1], strict=True))
+    assert all(a > b for a, b in zip(cell[peak:-1], cell[peak + 1 :], strict=True))
+    torch.testing.assert_close(torch.tensor(maps), 0.1 * torch.tensor(cell))
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"lr_cell": 0.0}, "optim.lr_cell must be above 0"),
+        ({"lr_maps": -1.0}, "optim.lr_maps must be above 0"),
+        ({"weight_decay": -0.1}, "optim.weight_decay must be 0 or more"),
+        ({"betas": (0.9, 1.0)}, "optim.betas must be two numbers in [0, 1)"),
+        ({"warmup": 1.0}, "optim.warmup must be between 0 and 1"),
+        ({"lr_cell": float("nan")}, "optim.lr_cell must be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, rule, refuses) -> None:
+    (name, value), *_ = settings.items()
+    with refuses(rule, f"got {value}", f"the default is {getattr(Optimisation(), name)}"):
+        Optimisation(**settings)
