@@ -34,9 +34,9 @@ class Experiment:
     """
 
     base: Path
-    variants: dict[str, dict[str, Any]]
+    variants: dict[str, dict]  # a plain dict: the parser would build a class path below `Any` at once
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)
     run_dir: Path = Path("runs")
 
     def __post_init__(self) -> None:

@@ -55,7 +55,7 @@ class EmbeddingModule(pl.LightningModule):
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss must be finite; it is {float(loss)} at update {self.global_step}, batch rows "
+                f"the loss must be finite; it is {loss.item()} at update {self.global_step}, batch rows "
                 f"{batch['index'].tolist()}; lower the learning rates or inspect these rows."
             )
         self.log("train/loss", loss, prog_bar=True)

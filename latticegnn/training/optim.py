@@ -19,7 +19,8 @@ class Optimisation:
         lr_maps: Peak learning rate of everything else, > 0.
         weight_decay: Decoupled weight decay, ≥ 0.
         betas: AdamW's averaging rates, each in [0, 1).
-        warmup: Part of the updates over which the rates rise to their peak (Smith and Topin, 2018), in (0, 1).
+        warmup: Part of the updates over which the rates rise to their peak (Smith and Topin, 2018), in (0, 1); two
+            updates at least.
 
     Raises:
         ValueError: For a value out of range.
@@ -67,11 +68,12 @@ def configure(model: nn.Module, settings: Optimisation, updates: int) -> dict[st
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
+    total = max(updates, 3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[rates[name] for name in used],
-        total_steps=max(updates, 2),
-        pct_start=settings.warmup,
+        total_steps=total,
+        pct_start=max(settings.warmup, 2 / total),  # the peak is the second update or later: torch divides by its place
         cycle_momentum=False,
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -33,7 +33,9 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "spec": {"shape": [3, 3, 5], "radii": [0.5, 1.0, 1.5]}, "embedding_dim": 12, "channels": 4, "hidden": 4,
             "steps": 5,
         },
-        "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
+        "trainer": {
+            "max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 4,
+        },
         "log_level": "warning",
     }  # fmt: skip
     file = folder / "tiny.yaml"

@@ -51,6 +51,7 @@ def fit(module: EmbeddingModule, data: EmbeddingData, tmp_path, epochs: int) -> 
 def test_a_lattice_learns_and_logs_what_the_metrics_say(module, data, tmp_path) -> None:
     split = data.splits["validation"]
     before = fvu(predict(module.model, split), split.targets, module.train_mean)
+    module.train()
     trainer = fit(module, data, tmp_path, epochs=8)
     prediction = predict(module.model, split)
     after = fvu(prediction, split.targets, module.train_mean)
@@ -88,7 +89,13 @@ def test_a_loss_that_is_not_finite_names_update_and_rows(module, data, tmp_path,
 
 
 def test_what_the_command_line_builds() -> None:
-    settings = {"spec": LatticeSpec((2, 2, 3)), "embedding_dim": 5, "channels": 3, "hidden": 4, "steps": 3}
+    settings = {
+        "spec": LatticeSpec((2, 2, 3), connectivity="full"),
+        "embedding_dim": 5,
+        "channels": 3,
+        "hidden": 4,
+        "steps": 3,
+    }
     module = LatticeModule(LossWeights(cosine=0.0), None, experts={"functional": "attention"}, **settings)
     assert module.lattice.settings["experts"] == {"functional": "attention"}
     assert (module.loss.cosine, module.optim) == (0.0, Optimisation())
@@ -119,7 +126,14 @@ def test_a_teachers_settings_are_checked(refuses) -> None:
 def test_the_engine_gets_its_voice_back() -> None:
     engine = logging.getLogger("lightning.pytorch")
     before = engine.level
-    with pytest.raises(ZeroDivisionError), quiet_engine():
-        assert engine.level == logging.WARNING
-        raise ZeroDivisionError
+    levels = []
+
+    def break_off() -> None:
+        with quiet_engine():
+            levels.append(engine.level)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        break_off()
+    assert levels == [logging.WARNING] != [before]
     assert engine.level == before

@@ -1,5 +1,7 @@
 """Optimiser and schedule: two groups with their own rates, one cycle, and settings that are checked."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -49,8 +51,8 @@ def test_rates_rise_to_their_peak_and_fall_to_nothing(model) -> None:
     assert cell[peak] == pytest.approx(1.0)
     assert cell[0] == pytest.approx(1 / 25)
     assert cell[-1] < 1e-5
-    assert all(a < b for a, b in zip(cell[:peak], cell[1 : peak + 1], strict=True))
-    assert all(a > b for a, b in zip(cell[peak:-1], cell[peak + 1 :], strict=True))
+    assert all(before < after for before, after in pairwise(cell[: peak + 1]))
+    assert all(before > after for before, after in pairwise(cell[peak:]))
     torch.testing.assert_close(torch.tensor(maps), 0.1 * torch.tensor(cell))
 
 
@@ -69,3 +71,16 @@ def test_settings_out_of_range_are_refused(settings, rule, refuses) -> None:
     (name, value), *_ = settings.items()
     with refuses(rule, f"got {value}", f"the default is {getattr(Optimisation(), name)}"):
         Optimisation(**settings)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3, 8, 10, 11])
+def test_short_runs_have_a_schedule_too(model, updates) -> None:
+    """With ten updates and a tenth for the rise, torch's own schedule divides by zero."""
+    made = configure(model, Optimisation(lr_cell=1.0, lr_maps=1.0), updates)
+    rates = [made["lr_scheduler"]["scheduler"].get_last_lr()[0]]
+    for _ in range(updates - 1):
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+        rates.append(made["lr_scheduler"]["scheduler"].get_last_lr()[0])
+    assert rates[0] == pytest.approx(1 / 25)
+    assert updates == 1 or rates[1] == max(rates) == pytest.approx(1.0)

@@ -1,0 +1,70 @@
+"""The figures of a run, drawn from what its folder holds and nothing else."""
+
+import json
+
+import matplotlib.image
+import pytest
+
+from latticegnn.report.run import _history, draw_run
+
+LOG = """epoch,gate/distant,gate/entropy,gate/functional,step,train/loss,validation/fvu,validation/loss,train/lr
+0,,,,9,2.5,,,0.1
+0,0.25,0.6,0.75,9,,0.9,2.0,
+1,,,,19,1.5,,,0.2
+1,0.5,0.7,0.5,19,,0.8,1.25,
+"""
+
+
+def row(model: str, **values: float) -> dict:
+    figures = {f"{k}{end}": v + d for k, v in values.items() for end, d in (("", 0), ("_low", -0.1), ("_high", 0.1))}
+    return {"model": model, "parameters": 7, **figures}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = [row("lattice", fvu=0.5), row("mean", fvu=1.0)]
+    (tmp_path / "metrics.json").write_text(json.dumps({"table": rows}))
+    return tmp_path
+
+
+def drawn(folder) -> set[str]:
+    for file in (folder / "figures").iterdir():
+        picture = matplotlib.image.imread(file)
+        assert picture[..., :3].std() > 0.01, f"{file.name} is empty"
+    return {file.name for file in (folder / "figures").iterdir()}
+
+
+def test_a_table_alone_gives_its_figure(folder) -> None:
+    draw_run(folder)
+    assert drawn(folder) == {"table_fvu.png"}
+
+
+def test_pairs_have_a_figure_of_ranks(folder) -> None:
+    rows = [row("lattice", fvu=0.5, **{"mrr@10": 0.3}), row("mean", fvu=1.0, **{"mrr@10": 0.1})]
+    (folder / "metrics.json").write_text(json.dumps({"table": rows}))
+    draw_run(folder)
+    assert drawn(folder) == {"table_fvu.png", "table_mrr.png"}
+
+
+def test_a_log_gives_curves_and_gates_and_can_be_drawn_again(folder) -> None:
+    (folder / "logs").mkdir()
+    (folder / "logs" / "metrics.csv").write_text(LOG)
+    for _ in range(2):
+        draw_run(folder)
+        assert drawn(folder) == {"table_fvu.png", "curves.png", "gates.png"}
+
+
+def test_a_log_without_gates_has_no_figure_of_them(folder) -> None:
+    (folder / "logs").mkdir()
+    (folder / "logs" / "metrics.csv").write_text("epoch,step,train/loss\n0,9,2.5\n0,19,2.0\n")
+    draw_run(folder)
+    assert drawn(folder) == {"table_fvu.png", "curves.png"}
+
+
+def test_the_history_keeps_each_series_with_its_steps(tmp_path) -> None:
+    (tmp_path / "metrics.csv").write_text(LOG)
+    history = _history(tmp_path / "metrics.csv")
+    assert history["train/loss"] == [(9, 2.5), (19, 1.5)]
+    assert history["validation/loss"] == [(9, 2.0), (19, 1.25)]
+    assert history["gate/functional"] == [(9, 0.75), (19, 0.5)]
+    assert not {"epoch", "step"} & set(history)

@@ -1,0 +1,35 @@
+"""Tables for the terminal: every figure in its column."""
+
+from latticegnn.report.tables import format_table, format_variants
+
+
+def figure(name: str, value: float) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - 0.1, f"{name}_high": value + 0.1}
+
+
+def test_a_runs_table() -> None:
+    rows = [
+        {"model": "lattice", "parameters": 21755, **figure("fvu", 0.5), "seconds": 12.4, "ms_per_update": 8.26},
+        {"model": "mean", "parameters": 0, **figure("fvu", 1.0)},
+    ]
+    assert format_table(rows).splitlines() == [
+        "model    parameters                   fvu  seconds  ms/update",
+        "─────────────────────────────────────────────────────────────",
+        "lattice      21,755  0.500 [0.400, 0.600]       12        8.3",
+        "mean              0  1.000 [0.900, 1.100]        –          –",
+    ]
+
+
+def test_metrics_stand_in_one_order_whatever_the_rows() -> None:
+    row = {"model": "lattice", "parameters": 1, **figure("cosine", 0.1), **figure("mrr@10", 0.2), **figure("fvu", 0.3)}
+    head = format_table([row]).splitlines()[0].split()
+    assert head == ["model", "parameters", "mrr@10", "fvu", "cosine", "seconds", "ms/update"]
+
+
+def test_an_experiments_table() -> None:
+    row = {"variant": "sage", "seeds": 3, "parameters": 1234, "fvu": 0.25, "fvu_sd": 0.0125}
+    assert format_variants([row | {"seconds": 61.0, "ms_per_update": 4.0}]).splitlines() == [
+        "variant  seeds  parameters            fvu  seconds  ms/update",
+        "─────────────────────────────────────────────────────────────",
+        "sage         3       1,234  0.250 ± 0.013       61        4.0",
+    ]

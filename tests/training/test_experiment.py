@@ -1,0 +1,137 @@
+"""An experiment: variants × seeds in one table, resumed where it stopped, and files that are checked."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latticegnn.training import experiment
+from latticegnn.training.experiment import load_experiment, run_experiment
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = f"{ROOT / 'examples' / '10_swap_a_layer.py'}:Diffuse"
+VARIANTS = {
+    "sage": {"model": {"experts": {"functional": {"class_path": "torch_geometric.nn.SAGEConv"}}}},
+    "own": {"model": {"experts": {"distant": {"class_path": OWN, "init_args": {"fade": 0.7}}}}},
+}
+
+
+def write(folder: Path, config: Path, **changes) -> Path:
+    content = {"base": str(config), "seeds": [0, 1], "settings": {"baselines": []}, "run_dir": str(folder / "runs")}
+    file = folder / "mine.yaml"
+    file.write_text(yaml.safe_dump(content | {"variants": VARIANTS} | changes, sort_keys=False), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(tiny_config, tmp_path_factory) -> tuple[Path, Path, list[dict]]:
+    """An experiment's file, folder and rows."""
+    file = write(tmp_path_factory.mktemp("experiment"), tiny_config)
+    return file, *run_experiment(file)
+
+
+def results(folder: Path, name: str) -> list[dict]:
+    files = sorted(folder.glob(f"{name}-seed*/metrics.json"))
+    return [json.loads(file.read_text())["table"][0] for file in files]
+
+
+def test_a_row_is_the_mean_and_deviation_over_the_seeds(done) -> None:
+    file, folder, rows = done
+    assert folder == file.parent / "runs" / "mine"
+    assert [row["variant"] for row in rows] == ["sage", "own"]
+    for row in rows:
+        runs = results(folder, row["variant"])
+        assert row["seeds"] == len(runs) == 2
+        assert {run["parameters"] for run in runs} == {row["parameters"]}
+        for metric in ("fvu", "cosine", "neighbour_recall@10", "seconds", "ms_per_update"):
+            values = [run[metric] for run in runs]
+            assert row[metric] == pytest.approx(statistics.fmean(values))
+            assert row[f"{metric}_sd"] == pytest.approx(statistics.stdev(values))
+        assert row["fvu_sd"] > 0
+        assert row["ms_per_update"] > 0
+    assert rows[0]["parameters"] != rows[1]["parameters"]
+    assert json.loads((folder / "experiment.json").read_text()) == {"table": rows}
+
+
+def test_each_variant_has_its_own_layer(done) -> None:
+    _, folder, _ = done
+    for name, settings in VARIANTS.items():
+        for config in folder.glob(f"{name}-seed*/model/config.json"):
+            assert json.loads(config.read_text())["model"]["experts"] == settings["model"]["experts"]
+
+
+def test_a_second_call_trains_nothing(done, monkeypatch) -> None:
+    file, folder, rows = done
+
+    def refuse(*_):
+        raise AssertionError("trained again")
+
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/metrics.json")}
+    monkeypatch.setattr(experiment, "Run", refuse)
+    assert run_experiment(file) == (folder, rows)
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/metrics.json")} == before
+
+
+def test_a_killed_run_is_done_again_and_only_that(done) -> None:
+    file, folder, rows = done
+    files = sorted(folder.glob("*-seed*/metrics.json"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    files[0].unlink()
+    _, again = run_experiment(file)
+    after = {path: path.stat().st_mtime_ns for path in files}
+    assert after[files[0]] > before[files[0]]
+    assert {path: after[path] for path in files[1:]} == {path: before[path] for path in files[1:]}
+    assert [row["fvu"] for row in again] == [row["fvu"] for row in rows], "the same seed gives the same run"
+
+
+def test_a_changed_variant_is_another_run(done, tiny_config, tmp_path) -> None:
+    _, folder, _ = done
+    changed = {"sage": VARIANTS["sage"] | {"optim": {"lr_maps": 0.002}}}
+    place, rows = run_experiment(write(tmp_path, tiny_config, variants=changed, seeds=[0]))
+    assert rows[0]["fvu_sd"] == 0.0
+    (name,) = (path.name for path in place.glob("sage-seed0-*"))
+    assert name not in {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule", "received", "remedy"),
+    [
+        ({"variants": {}}, "at least one variant and one seed", "got 0 and 2", "list them under variants"),
+        ({"seeds": []}, "at least one variant and one seed", "got 2 and 0", "list them under variants"),
+        ({"base": "none.yaml"}, "base must be an existing configuration", "none.yaml", "check the path"),
+    ],
+)
+def test_an_experiment_that_cannot_be_is_refused(changes, rule, received, remedy, tiny_config, tmp_path, refuses):
+    kind = FileNotFoundError if "base" in changes else ValueError
+    with refuses(rule, received, remedy, kind):
+        load_experiment(write(tmp_path, tiny_config, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"varaints": VARIANTS}, "got 'experiment.varaints'; did you mean 'experiment.variants'?"),
+        ({"seeds": ["one"]}, "experiment.seeds must be a list, each a whole number; got one; see `latticegnn"),
+        ({"variants": [1]}, "experiment.variants must be a mapping; got [1]; see `latticegnn"),
+    ],
+)
+def test_a_wrong_key_or_type_ends_with_one_line(changes, message, tiny_config, tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        load_experiment(write(tmp_path, tiny_config, **changes))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("latticegnn: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("content", "received"),
+    [(b"[1, 2]", "holds a list"), (b"a: [1,", "cannot be read"), (b"\x93NUMPY", "cannot be read"), (b"", "nothing")],
+)
+def test_a_file_that_is_no_mapping_is_named(content, received, tmp_path, refuses) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_bytes(content)
+    with refuses("a configuration is a YAML file of keys and values", f"{file} ", received):
+        load_experiment(file)

@@ -1,0 +1,228 @@
+"""A run from data to honest table: what its folder holds, that it can be done again, and that it can go on."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latticegnn.analysis.metrics import evaluate
+from latticegnn.model import LatticeModel
+from latticegnn.training.fit import Run, predict, set_level
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWS = ["lattice", "mean", "pca_9", "projection_only", "frozen_cell", "mlp_equal_parameters", "mlp_equal_compute"]
+METRICS = ("fvu", "explained_variance", "cosine", "neighbour_recall@10")
+
+
+def table(run: Run) -> list[dict]:
+    """The table of a run without what the clock says."""
+    rows = json.loads((run.folder / "metrics.json").read_text())["table"]
+    return [{key: v for key, v in row.items() if key not in ("seconds", "ms_per_update")} for row in rows]
+
+
+def test_the_folder_holds_what_is_promised(finished) -> None:
+    folder = finished.folder
+    names = {file.name for file in folder.iterdir()}
+    assert names == {"config.yaml", "metrics.json", "checkpoints", "model", "logs"}
+    checkpoints = sorted(file.name for file in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["epoch=0-step=8.ckpt", "last.ckpt"]
+    assert len(list((folder / "logs").glob("events.out.tfevents*"))) == 1
+    with (folder / "logs" / "metrics.csv").open(newline="") as file:
+        logged = set(csv.DictReader(file).fieldnames or ())
+    assert {"train/loss", "validation/loss", "validation/fvu", "validation/cosine", "gate/entropy", "epoch"} <= logged
+    link = folder.parent / "latest"
+    assert link.is_symlink()
+    assert link.resolve() == folder.resolve()
+
+
+def test_the_metrics_have_the_keys_and_intervals_that_are_promised(finished) -> None:
+    content = json.loads((finished.folder / "metrics.json").read_text())
+    rows = content["table"]
+    assert [row["model"] for row in rows] == ROWS  # raw_teacher and ridge are for pairs
+    for row in rows:
+        for metric in METRICS:
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
+        trained = row["model"] not in ("mean", "pca_9")
+        assert ("seconds" in row, "ms_per_update" in row, "updates" in row) == (trained,) * 3
+        assert (row["parameters"] > 0) is trained
+    by_name = {row["model"]: row for row in rows}
+    assert {by_name[name]["updates"] for name in ROWS[3:]} == {by_name["lattice"]["updates"]} == {8}
+    assert by_name["lattice"]["parameters"] == content["parameters"]["total"] == 699
+    assert by_name["frozen_cell"]["parameters"] == content["parameters"]["maps"]
+    assert by_name["mean"]["fvu"] == pytest.approx(1, abs=0.2)
+    assert by_name["pca_9"]["fvu"] < 0.01
+    assert content["data"]["rows"] == {"train": 114, "validation": 18, "test": 18}
+    assert (content["task"], content["seed"], content["backend"]) == ("vectors", 0, finished.model.cell.backend)
+    assert content["machine"]["torch"] == torch.__version__
+
+
+def test_the_saved_model_is_the_one_in_the_table(finished) -> None:
+    model = LatticeModel.from_pretrained(finished.folder / "model")
+    split = finished.data.splits["test"]
+    prediction = predict(model, split)
+    assert torch.equal(prediction, predict(finished.model, split))
+    figures = evaluate(prediction, split.targets, finished.data.splits["train"].targets.mean(dim=0), pairs=False)
+    (row, *_) = table(finished)
+    for metric in METRICS:
+        assert [row[metric], row[f"{metric}_low"], row[f"{metric}_high"]] == list(figures[metric].values())
+
+
+def test_the_best_checkpoint_and_the_saved_model_agree(finished) -> None:
+    best = finished.cli.trainer.checkpoint_callback.best_model_path
+    weights = torch.load(best, weights_only=True)["state_dict"]
+    for name, value in LatticeModel.from_pretrained(finished.folder / "model").state_dict().items():
+        assert torch.equal(weights[f"model.{name}"], value)
+
+
+def test_the_saved_configuration_gives_the_same_table_in_a_folder_of_its_own(finished) -> None:
+    held = {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")}
+    again = Run(["--config", str(finished.folder / "config.yaml")])
+    again.execute()
+    assert again.folder != finished.folder
+    assert again.folder.parent == finished.folder.parent
+    assert table(again) == table(finished)
+    assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == held
+    assert (again.folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_seed_decides(finished, start, tmp_path) -> None:
+    results = []
+    for seed in ("0", "0", "1"):
+        run = start(tmp_path, "--seed_everything", seed)
+        run.execute()
+        assert run.model.settings["seed"] == run.cli.datamodule.order_seed == int(seed)
+        results.append(table(run))
+    assert results[0] == results[1] == table(finished)[:1]
+    assert results[2] != results[0]
+    assert results[2][0]["parameters"] == results[0][0]["parameters"]
+
+
+def test_a_run_that_goes_on_ends_where_an_unbroken_one_does(start, tmp_path) -> None:
+    words = ("--trainer.max_epochs", "3", "--checkpoint.save_top_k", "-1")
+    whole = start(tmp_path, *words)
+    whole.execute()
+    first = whole.folder / "checkpoints" / "epoch=0-step=8.ckpt"
+    resumed = start(tmp_path, *words, "--ckpt_path", str(first))
+    resumed.execute()
+    assert resumed.cli.trainer.global_step == 24
+    assert len(resumed.module.milliseconds) == 16
+    assert table(resumed) == table(whole)
+
+
+def test_a_finished_run_goes_on_with_more_epochs(finished, start, tmp_path) -> None:
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    longer = start(tmp_path, "--trainer.max_epochs", "4", "--ckpt_path", str(last))
+    longer.execute()
+    assert longer.cli.trainer.global_step == 4 * 8
+    assert len(longer.module.milliseconds) == 3 * 8
+    (rate, *_) = longer.cli.trainer.optimizers[0].param_groups
+    assert rate["lr"] < 1e-4, "the schedule is as long as the longer run"
+    assert table(longer)[0]["fvu"] < table(finished)[0]["fvu"]
+    assert last.read_bytes() == before
+
+
+def test_nothing_is_left_of_a_run_that_is_done(finished, start, tmp_path, refuses) -> None:
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    run = start(tmp_path, "--ckpt_path", str(last))
+    with refuses("must make at least one update", "got 0 updates in 1 epochs", "raise trainer.max_epochs"):
+        run.execute()
+
+
+@pytest.mark.parametrize("damage", ["garbage", "empty", "truncated", "no checkpoint", "a list"])
+def test_a_damaged_checkpoint_is_named(damage, finished, start, tmp_path, refuses) -> None:
+    file = tmp_path / "damaged.ckpt"
+    content = (finished.folder / "checkpoints" / "last.ckpt").read_bytes()
+    file.write_bytes({"garbage": b"garbage", "truncated": content[: len(content) // 2]}.get(damage, b""))
+    if damage == "no checkpoint":
+        torch.save({"weights": torch.zeros(2)}, file)
+    elif damage == "a list":
+        torch.save([1, 2], file)
+    with refuses("ckpt_path must be a checkpoint", f"{file} cannot be read", "pass another file of the run's folder"):
+        start(tmp_path / "runs", "--ckpt_path", str(file))
+
+
+def test_code_in_a_checkpoint_is_not_run(start, tmp_path, refuses) -> None:
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "touched",)
+
+    torch.save({"state_dict": Payload(), "epoch": 0}, tmp_path / "evil.ckpt")
+    with refuses("ckpt_path must be a checkpoint", "evil.ckpt", "leave ckpt_path out"):
+        start(tmp_path / "runs", "--ckpt_path", str(tmp_path / "evil.ckpt"))
+    assert not (tmp_path / "touched").exists()
+
+
+def test_a_missing_checkpoint_is_named(start, tmp_path, refuses) -> None:
+    missing = tmp_path / "none.ckpt"
+    with refuses("ckpt_path must be an existing checkpoint", str(missing), "folder checkpoints", FileNotFoundError):
+        start(tmp_path / "runs", "--ckpt_path", str(missing))
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished, start, tmp_path, refuses) -> None:
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    with refuses("a run of this model", f"{last} has other weights: model.cell", "config.yaml in its folder"):
+        start(tmp_path / "runs", "--model.hidden", "6", "--ckpt_path", str(last))
+
+
+def test_a_refused_run_leaves_no_folder(start, tmp_path) -> None:
+    with pytest.raises(ValueError, match="channels must be a whole number"):
+        start(tmp_path / "runs", "--model.channels", "0")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_runs_of_the_same_second_have_their_own_folders(start, tmp_path) -> None:
+    assert len({start(tmp_path).folder for _ in range(3)}) == 3
+
+
+def test_an_own_folder_for_checkpoints_is_kept(start, tmp_path) -> None:
+    run = start(tmp_path / "runs", "--checkpoint.dirpath", str(tmp_path / "elsewhere"))
+    run.execute()
+    assert (tmp_path / "elsewhere" / "last.ckpt").is_file()
+    assert f"dirpath: {tmp_path / 'elsewhere'}" in (run.folder / "config.yaml").read_text()
+
+
+def test_early_stopping_ends_a_run(start, tmp_path) -> None:
+    words = ("--early_stopping.patience", "1", "--early_stopping.min_delta", "1000", "--trainer.max_epochs", "9")
+    run = start(tmp_path, *words)
+    assert run.execute()["table"][0]["updates"] == 2 * 8
+
+
+def test_the_level_of_the_log_takes_effect(capsys) -> None:
+    set_level("warning")
+    log = logging.getLogger("latticegnn")
+    log.info("quiet")
+    log.warning("loud")
+    set_level("info")
+    log.info("now heard")
+    assert capsys.readouterr().err.splitlines() == ["WARNING loud", "INFO now heard"]
+
+
+def test_predictions_come_in_batches_and_in_order(finished) -> None:
+    split = finished.data.splits["test"]
+    whole = predict(finished.model, split)
+    assert whole.shape == split.targets.shape
+    torch.testing.assert_close(predict(finished.model, split, batch_size=5), whole)
+
+
+def test_questions_and_answers_through_a_real_teacher(tmp_path) -> None:
+    words = ["--config", str(ROOT / "configs" / "smoke.yaml"), "--data.cache_dir", str(tmp_path / "cache")]
+    words += ["--run_dir", str(tmp_path), "--log_level", "warning", "--trainer.enable_progress_bar", "false"]
+    run = Run(words)
+    rows = {row["model"]: row for row in run.execute()["table"]}
+    pairs = ["raw_teacher", "pca_25_ridge", "ridge"]
+    assert list(rows) == ["lattice", "mean", *pairs, *ROWS[3:]]
+    for row in rows.values():
+        for metric in (*METRICS, "mrr@10", "recall@1", "recall@10"):
+            assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
+    assert sum(run.data.card()["rows"].values()) == 120
+    assert rows["raw_teacher"]["mrr@10"] > 2 * rows["mean"]["mrr@10"], "a name is near its own docstring"
+    split = run.data.splits["test"]
+    assert run.model.skip
+    model = LatticeModel.from_pretrained(run.folder / "model")
+    assert torch.equal(predict(model, split), predict(run.model, split))
+    assert np.isfinite([row["fvu"] for row in rows.values()]).all()
