@@ -1,21 +1,52 @@
-"""latticegnn: graph neural networks on 3D cellular lattices."""
+"""latticegnn: graph neural networks on 3D cellular lattices.
 
-from latticegnn import aggregate as aggregate
-from latticegnn.data import EmbeddingData as EmbeddingData
-from latticegnn.data import Teacher as Teacher
-from latticegnn.lattice import LatticeSpec as LatticeSpec
-from latticegnn.lattice import LightConeError as LightConeError
-from latticegnn.lattice import Ports as Ports
-from latticegnn.lattice import Tier as Tier
-from latticegnn.lattice import build_graph as build_graph
-from latticegnn.lattice import from_networkx as from_networkx
-from latticegnn.lattice import read_graphml as read_graphml
-from latticegnn.lattice import steps_needed as steps_needed
-from latticegnn.lattice import to_networkx as to_networkx
-from latticegnn.lattice import write_graphml as write_graphml
-from latticegnn.model import LatticeModel as LatticeModel
-from latticegnn.model import LatticeOutput as LatticeOutput
-from latticegnn.nn import Expert as Expert
-from latticegnn.nn import LatticeCell as LatticeCell
+Public names are imported when they are first used, so that ``latticegnn --help`` need not wait for torch and PyG.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latticegnn import aggregate as aggregate
+    from latticegnn.data import EmbeddingData as EmbeddingData
+    from latticegnn.data import Teacher as Teacher
+    from latticegnn.lattice import LatticeSpec as LatticeSpec
+    from latticegnn.lattice import LightConeError as LightConeError
+    from latticegnn.lattice import Ports as Ports
+    from latticegnn.lattice import Tier as Tier
+    from latticegnn.lattice import build_graph as build_graph
+    from latticegnn.lattice import from_networkx as from_networkx
+    from latticegnn.lattice import read_graphml as read_graphml
+    from latticegnn.lattice import steps_needed as steps_needed
+    from latticegnn.lattice import to_networkx as to_networkx
+    from latticegnn.lattice import write_graphml as write_graphml
+    from latticegnn.model import LatticeModel as LatticeModel
+    from latticegnn.model import LatticeOutput as LatticeOutput
+    from latticegnn.nn import Expert as Expert
+    from latticegnn.nn import LatticeCell as LatticeCell
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "latticegnn.data": ("EmbeddingData", "Teacher"),
+    "latticegnn.lattice": (
+        "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
+        "steps_needed", "to_networkx", "write_graphml",
+    ),
+    "latticegnn.model": ("LatticeModel", "LatticeOutput"),
+    "latticegnn.nn": ("Expert", "LatticeCell"),
+}  # fmt: skip
+__all__ = ["aggregate", *(name for names in _HOMES.values() for name in names)]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "aggregate":
+        return importlib.import_module("latticegnn.aggregate")
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'latticegnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,12 +39,14 @@ class LatticeOutput:
 
     Args:
         embedding: The answer in the teacher's space [B, D].
+        code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full".
         state: The last state [B, N, F].
         steps: Steps each sample took [B].
         trajectory: States 0 … T [T + 1, B, N, F], where asked for.
     """
 
     embedding: Tensor
+    code: Tensor
     state: Tensor
     steps: Tensor
     trajectory: Tensor | None = None
@@ -181,9 +183,11 @@ class LatticeModel(nn.Module):
             state = self.cell.advance(state)
             if trajectory:
                 states.append(state)
-        answer = self.transformer.decode(self.extractor(state[self.output_nodes].transpose(0, 1)))
+        read = self.extractor(state[self.output_nodes].transpose(0, 1))
+        answer = self.transformer.decode(read)
         return LatticeOutput(
             embedding=embedding + answer if self.skip else answer,
+            code=read,
             state=state.transpose(0, 1),
             steps=torch.full((embedding.shape[0],), count, device=embedding.device),
             trajectory=torch.stack(states).transpose(1, 2) if trajectory else None,
@@ -198,6 +202,11 @@ class LatticeModel(nn.Module):
         """
         wanted = targets - inputs if self.skip else targets
         self.transformer.fit(inputs, wanted, len(self.output_nodes), scale=self.gain)
+
+    @property
+    def decoder(self) -> nn.Linear:
+        """The linear map from what is read to the embedding."""
+        return self.transformer.decoder
 
     def parameter_counts(self) -> dict[str, int]:
         """Count trainable numbers by part: cell, maps, total."""

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latticegnn.model import LatticeModel, LatticeOutput
+from latticegnn.model import LatticeModel
 
 PENALTIES = tuple(10.0**k for k in range(-2, 4))
 """Ridge penalties tried; the validation split chooses."""
+
+
+@dataclass
+class Prediction:
+    """What a baseline gives.
+
+    Args:
+        embedding: The answer in the teacher's space [B, D].
+        code: What it was decoded from [B, K].
+    """
+
+    embedding: Tensor
+    code: Tensor
 
 
 class ProjectionOnly(nn.Module):
@@ -25,7 +39,7 @@ class ProjectionOnly(nn.Module):
 
     Shapes:
         - input: embedding [B, D]
-        - output: `LatticeOutput` with the ports' states
+        - output: `Prediction`
 
     Raises:
         ValueError: When the numbers of ports differ.
@@ -38,18 +52,17 @@ class ProjectionOnly(nn.Module):
                 "projection_only reads the code where it was laid, so it needs as many output as input ports; got "
                 f"{len(model.output_nodes)} and {len(model.input_nodes)}; leave this baseline out."
             )
-        self.transformer = copy.deepcopy(model.transformer)
+        self.encoder = copy.deepcopy(model.transformer.encoder)
+        self.decoder = copy.deepcopy(model.transformer.decoder)
         self.mapper = copy.deepcopy(model.mapper)
         self.extractor = copy.deepcopy(model.extractor)
         self.skip = model.skip
 
-    def forward(self, embedding: Tensor) -> LatticeOutput:
+    def forward(self, embedding: Tensor) -> Prediction:
         """Encode and decode."""
-        state = self.mapper(self.transformer.encode(embedding))
-        answer = self.transformer.decode(self.extractor(state))
-        return LatticeOutput(
-            embedding + answer if self.skip else answer, state, torch.zeros(len(embedding), dtype=torch.long)
-        )
+        code = self.extractor(self.mapper(self.encoder(embedding)))
+        answer = self.decoder(code)
+        return Prediction(embedding + answer if self.skip else answer, code)
 
 
 def frozen_cell(model: LatticeModel) -> LatticeModel:
@@ -63,10 +76,10 @@ class CodeMLP(nn.Module):
     r"""A perceptron behind the same code, :math:`c = A e`.
 
     .. math::
-        \hat e = B c + s\,W_2\,\mathrm{SiLU}(W_1 c + b_1) \;(+\, e), \qquad s = \min(1, 64 / \text{hidden})
+        \hat e = B \, [c \,\|\, s\,\mathrm{SiLU}(W c + b)] \;(+\, e), \qquad s = \min(1, 64 / \text{hidden})
 
-    A and B start as the lattice's maps do, W_2 at zero. The factor s lets one learning rate serve every width (Yang et
-    al., 2022).
+    A and the part of B that reads c start as the lattice's maps do, the other part at zero. The factor s lets one
+    learning rate serve every width (Yang et al., 2022).
 
     Args:
         model: The lattice whose code size, dimension, skip and start are taken.
@@ -74,7 +87,7 @@ class CodeMLP(nn.Module):
 
     Shapes:
         - input: embedding [B, D]
-        - output: `LatticeOutput` with the code as state
+        - output: `Prediction`
     """
 
     def __init__(self, model: LatticeModel, hidden: int) -> None:
@@ -83,24 +96,21 @@ class CodeMLP(nn.Module):
         self.skip = model.skip
         self.scale = min(1.0, 64 / hidden)
         self.encoder = copy.deepcopy(model.transformer.encoder)
-        self.linear = nn.Linear(code, model.embedding_dim)
         self.inner = nn.Linear(code, hidden)
-        self.outer = nn.Linear(hidden, model.embedding_dim, bias=False)
+        self.decoder = nn.Linear(code + hidden, model.embedding_dim)
         with torch.no_grad():
-            stride = model.transformer.decoder.in_features // len(model.output_nodes)
-            start = model.transformer.decoder.weight[:, ::stride][:, :code]
-            self.linear.weight.zero_()
-            self.linear.weight[:, : start.shape[1]] = start
-            self.linear.bias.copy_(model.transformer.decoder.bias)
-            self.outer.weight.zero_()
+            stride = model.decoder.in_features // len(model.output_nodes)
+            start = model.decoder.weight[:, ::stride][:, :code]
+            self.decoder.weight.zero_()
+            self.decoder.weight[:, : start.shape[1]] = start
+            self.decoder.bias.copy_(model.decoder.bias)
 
-    def forward(self, embedding: Tensor) -> LatticeOutput:
+    def forward(self, embedding: Tensor) -> Prediction:
         """Encode and decode."""
         code = self.encoder(embedding)
-        answer = self.linear(code) + self.scale * self.outer(functional.silu(self.inner(code)))
-        return LatticeOutput(
-            embedding + answer if self.skip else answer, code, torch.zeros(len(embedding), dtype=torch.long)
-        )
+        code = torch.cat([code, self.scale * functional.silu(self.inner(code))], dim=-1)
+        answer = self.decoder(code)
+        return Prediction(embedding + answer if self.skip else answer, code)
 
 
 def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
@@ -155,10 +165,9 @@ class AffineMap(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("bias", bias)
 
-    def forward(self, embedding: Tensor) -> LatticeOutput:
+    def forward(self, embedding: Tensor) -> Prediction:
         """Apply the map."""
-        out = (embedding - self.mean) @ self.weight.T + self.bias
-        return LatticeOutput(out, out, torch.zeros(len(out), dtype=torch.long))
+        return Prediction((embedding - self.mean) @ self.weight.T + self.bias, embedding)
 
 
 def mean_vector(targets: Tensor) -> AffineMap:

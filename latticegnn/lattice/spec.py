@@ -120,7 +120,7 @@ class LatticeSpec:
     @property
     def max_radius(self) -> float:
         """The radius that the ratios are parts of, in cells; the distant radius where ``radii`` are given."""
-        return self.radii[2] if self.radii is not None else max(self.shape) * self.radius_ratio
+        return self.radii[2] if self.radii is not None else _cells(max(self.shape) * self.radius_ratio)
 
     @property
     def thresholds(self) -> tuple[float, float, float]:
@@ -128,7 +128,11 @@ class LatticeSpec:
         if self.radii is not None:
             return self.radii
         radius = self.max_radius
-        return (self.local_ratio * radius, self.functional_ratio * radius, self.distant_ratio * radius)
+        return (
+            _cells(self.local_ratio * radius),
+            _cells(self.functional_ratio * radius),
+            _cells(self.distant_ratio * radius),
+        )
 
     @property
     def num_nodes(self) -> int:
@@ -161,6 +165,11 @@ class LatticeSpec:
                     f"{did_you_mean(key, names)} Remove or rename it."
                 )
         return cls(**values)
+
+
+def _cells(radius: float) -> float:
+    """Drop the binary rounding of a product of decimal ratios: 0.1 · 1.6 is 0.16, not 0.16000000000000003."""
+    return round(radius, 12)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

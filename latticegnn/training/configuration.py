@@ -88,6 +88,13 @@ class RunCLI(LightningCLI):
             help="Rows of the honest table beside the lattice; raw_teacher and ridge are for pairs only.",
         )
         parser.add_argument(
+            "--refit_readout",
+            type=bool,
+            default=True,
+            help="After training, solve the linear readout by ridge regression where the validation loss gains by it; "
+            "for the baselines too.",
+        )
+        parser.add_argument(
             "--ckpt_path", type=Path | None, default=None, help="Checkpoint of an interrupted run to go on from."
         )
         parser.add_class_arguments(LossWeights, "loss")
@@ -118,7 +125,7 @@ class RunCLI(LightningCLI):
             read_mapping(file)
         self.config = parser.parse_args(self._arguments)
         seed = self.config.seed_everything
-        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        if not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything must be a whole number from 0 to 2³² − 1; got {seed}; 0 is the default.")
 
     def before_instantiate_classes(self) -> None:

@@ -73,8 +73,7 @@ def _three_parts(parser: ArgumentParser, text: str) -> str:
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "print_config")}
     if group or unknown:
         key = f"{group[1]}.{group[2]}" if group else unknown[1] if unknown else ""
-        last = [name for name in actions if name.rpartition(".")[2] == key.rpartition(".")[2]]
-        near = last[:1] or difflib.get_close_matches(key, sorted(actions), n=1)
+        near = _nearest(key, list(actions))
         remedy = f"did you mean '{near[0]}'?" if near else help_line
         return f"a setting must be a key that {parser.prog} knows; got '{key}'; {remedy}"
     hint = getattr(actions.get(wrong[1]), "_typehint", None) if wrong else None
@@ -83,6 +82,19 @@ def _three_parts(parser: ArgumentParser, text: str) -> str:
         remedy = f"did you mean '{near[0]}'?" if near else help_line
         return f"{wrong[1]} must be {_in_words(hint)}; got {wrong[2]}; {remedy}"
     return f"{text.rstrip('.')}; {help_line}"
+
+
+def _nearest(key: str, known: Sequence[str]) -> list[str]:
+    """Find the known key that was meant: same last part, else alike, else alike up to where the key goes wrong."""
+    last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    single = [name for name in known if not any(other.startswith(f"{name}.") for other in known)]
+    near = last[:1] or difflib.get_close_matches(key, single, n=1)
+    parts = key.split(".")
+    for depth in range(1, len(parts) + 1):
+        if near:
+            break
+        near = difflib.get_close_matches(".".join(parts[:depth]), single, n=1, cutoff=0.8)
+    return near
 
 
 def _in_words(hint: Any) -> str:

@@ -58,8 +58,8 @@ def load_experiment(path: Path) -> Experiment:
     """
     content = read_mapping(path)
     parser = OneLineParser(prog="latticegnn experiment")
-    parser.add_class_arguments(Experiment, "experiment")
-    read: Experiment = parser.instantiate(parser.parse_object({"experiment": content})).experiment
+    parser.add_class_arguments(Experiment)
+    read = Experiment(**parser.parse_object(content).as_dict())
     base = path.parent / read.base
     if not base.is_file():
         raise FileNotFoundError(f"base must be an existing configuration; {base} does not exist; check the path.")

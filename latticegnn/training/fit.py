@@ -7,6 +7,8 @@ import logging
 import os
 import pickle
 import platform
+import shutil
+import signal
 import statistics
 import tempfile
 import time
@@ -24,8 +26,12 @@ from latticegnn.data import EmbeddingSplit
 from latticegnn.model import LatticeModel
 from latticegnn.training.configuration import RunCLI, quiet_engine
 from latticegnn.training.module import EmbeddingModule
+from latticegnn.training.readout import refit_readout
 
 logger = logging.getLogger("latticegnn")
+
+FEWEST_TEST_ROWS = 11
+"""What `latticegnn.analysis.metrics.evaluate` needs."""
 
 
 class Run:
@@ -53,7 +59,12 @@ class Run:
         """Train, evaluate on the test split, write the run folder, and return what ``metrics.json`` holds."""
         self.cli.save()
         self.data.prepare()
-        train = self.data.splits["train"]
+        train, tested = self.data.splits["train"], len(self.data.splits["test"])
+        if tested < FEWEST_TEST_ROWS:
+            raise ValueError(
+                f"the test split must keep at least {FEWEST_TEST_ROWS} rows, as metrics look at 10 neighbours of each; "
+                f"got {tested}; raise data.limit or add rows."
+            )
         model = self.model
         model.fit_maps(train.inputs, train.targets)
         self.module.pairs = self.data.pairs
@@ -99,9 +110,12 @@ class Run:
         start = time.perf_counter()
         with quiet_engine():
             pl.seed_everything(self.cli.config.seed_everything, verbose=False)
-            trainer.fit(module, datamodule=self.cli.datamodule, ckpt_path=resume, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+            handler = signal.getsignal(signal.SIGINT)
+            try:
+                trainer.fit(module, datamodule=self.cli.datamodule, ckpt_path=resume, weights_only=True)
+            except SystemExit as ended:  # how the engine ends on Ctrl-C, which it then ignores for good
+                signal.signal(signal.SIGINT, handler)
+                raise KeyboardInterrupt from ended
         best = trainer.checkpoint_callback
         assert isinstance(best, pl.callbacks.ModelCheckpoint)
         if not module.milliseconds or not best.best_model_path:
@@ -110,12 +124,15 @@ class Run:
                 f"updates in {trainer.max_epochs} epochs; raise trainer.max_epochs (above the epochs a resumed "
                 "checkpoint has behind it), and leave the trainer's limits and checkpoint.save_top_k at their defaults."
             )
-        module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
-        return {
+        module.load_state_dict(torch.load(_best(best, resume), weights_only=True)["state_dict"])
+        cost: dict[str, float] = {
             "updates": trainer.global_step,
-            "seconds": round(time.perf_counter() - start, 2),
             "ms_per_update": round(statistics.median(module.milliseconds), 3),
         }
+        if self.cli.config.refit_readout:
+            splits = self.data.splits
+            cost["readout_penalty"] = refit_readout(module.model, splits["train"], splits["validation"], module.loss)
+        return cost | {"seconds": round(time.perf_counter() - start, 2)}
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         train, wanted = self.data.splits["train"], self.cli.config.baselines
@@ -176,6 +193,22 @@ def check_checkpoint(file: Path, module: nn.Module) -> None:
             "pass the configuration of the run that wrote it (config.yaml in its folder)."
         )
     logger.info("going on after epoch %d of %s", epochs + 1, file)
+
+
+def _best(kept: pl.callbacks.ModelCheckpoint, resume: Path | None) -> Path:
+    """Find the best checkpoint, also among those of the run that was resumed; it is then copied."""
+    best = Path(kept.best_model_path)
+    state = torch.load(resume, weights_only=True)["callbacks"].get(kept.state_key) if resume else None
+    if state is None or state["best_model_score"] is None or kept.best_model_score is None:
+        return best
+    sign = 1 if kept.mode == "min" else -1
+    if sign * float(state["best_model_score"]) >= sign * float(kept.best_model_score):
+        return best
+    earlier = Path(state["best_model_path"])
+    if not earlier.is_file():
+        logger.warning("the best checkpoint before %s was %s, which is gone; taking the best after it", resume, earlier)
+        return best
+    return Path(shutil.copy2(earlier, best.parent))
 
 
 @torch.no_grad()

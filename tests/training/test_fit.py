@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -71,11 +72,16 @@ def test_the_saved_model_is_the_one_in_the_table(finished) -> None:
         assert [row[metric], row[f"{metric}_low"], row[f"{metric}_high"]] == list(figures[metric].values())
 
 
-def test_the_best_checkpoint_and_the_saved_model_agree(finished) -> None:
-    best = finished.cli.trainer.checkpoint_callback.best_model_path
-    weights = torch.load(best, weights_only=True)["state_dict"]
-    for name, value in LatticeModel.from_pretrained(finished.folder / "model").state_dict().items():
-        assert torch.equal(weights[f"model.{name}"], value)
+def test_the_best_checkpoint_and_the_saved_model_agree(start, tmp_path) -> None:
+    """But for the decoder, where it is solved again after training."""
+    changed = []
+    for again in ("false", "true"):
+        run = start(tmp_path, "--refit_readout", again)
+        run.execute()
+        weights = torch.load(run.cli.trainer.checkpoint_callback.best_model_path, weights_only=True)["state_dict"]
+        saved = LatticeModel.from_pretrained(run.folder / "model").state_dict()
+        changed.append({name for name, value in saved.items() if not torch.equal(weights[f"model.{name}"], value)})
+    assert changed == [set(), {"transformer.decoder.weight", "transformer.decoder.bias"}]
 
 
 def test_the_saved_configuration_gives_the_same_table_in_a_folder_of_its_own(finished) -> None:
@@ -113,6 +119,30 @@ def test_a_run_that_goes_on_ends_where_an_unbroken_one_does(start, tmp_path) -> 
     assert table(resumed) == table(whole)
 
 
+def test_a_run_that_is_broken_off_can_go_on(start, tmp_path, monkeypatch) -> None:
+    words = ("--trainer.max_epochs", "2")
+    whole = start(tmp_path, *words)
+    whole.execute()
+    broken, handler = start(tmp_path, *words), signal.getsignal(signal.SIGINT)
+    step = broken.module.training_step
+
+    def interrupt(batch, batch_idx):
+        if broken.module.global_step == 11:
+            raise KeyboardInterrupt
+        return step(batch, batch_idx)
+
+    monkeypatch.setattr(broken.module, "training_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        broken.execute()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not (broken.folder / "metrics.json").exists()
+    last = broken.folder / "checkpoints" / "last.ckpt"
+    resumed = Run(["--config", str(broken.folder / "config.yaml"), "--ckpt_path", str(last)])
+    resumed.execute()
+    assert len(resumed.module.milliseconds) == 8
+    assert table(resumed) == table(whole)
+
+
 def test_a_finished_run_goes_on_with_more_epochs(finished, start, tmp_path) -> None:
     last = finished.folder / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
@@ -124,6 +154,27 @@ def test_a_finished_run_goes_on_with_more_epochs(finished, start, tmp_path) -> N
     assert rate["lr"] < 1e-4, "the schedule is as long as the longer run"
     assert table(longer)[0]["fvu"] < table(finished)[0]["fvu"]
     assert last.read_bytes() == before
+
+
+def test_the_best_weights_may_be_those_before_the_break(finished, start, tmp_path, caplog) -> None:
+    """With another scale of the loss no later epoch can be better."""
+    words = ("--trainer.max_epochs", "2", "--loss.reconstruction", "100", "--refit_readout", "false", "--ckpt_path")
+    last = finished.folder / "checkpoints" / "last.ckpt"
+    wanted = torch.load(finished.folder / "checkpoints" / "epoch=0-step=8.ckpt", weights_only=True)["state_dict"]
+    longer = start(tmp_path, *words, str(last))
+    longer.execute()
+    assert longer.cli.trainer.global_step == 16
+    for name, value in longer.module.state_dict().items():
+        assert torch.equal(wanted[name], value)
+    assert (longer.folder / "checkpoints" / "epoch=0-step=8.ckpt").is_file()
+    alone = torch.load(last, weights_only=True)
+    for state in alone["callbacks"].values():
+        state |= {"best_model_path": str(tmp_path / "gone.ckpt")} if "best_model_path" in state else {}
+    torch.save(alone, tmp_path / "alone.ckpt")
+    alone_run = start(tmp_path, *words, str(tmp_path / "alone.ckpt"))
+    alone_run.execute()
+    assert "gone.ckpt, which is gone" in caplog.text
+    assert table(alone_run)[0]["fvu"] != table(longer)[0]["fvu"]
 
 
 def test_nothing_is_left_of_a_run_that_is_done(finished, start, tmp_path, refuses) -> None:

@@ -1,0 +1,86 @@
+"""The last layer is linear, so it need not be left where gradient descent stopped."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from latticegnn.data import EmbeddingSplit
+from latticegnn.training.losses import LossWeights, loss_terms
+
+logger = logging.getLogger("latticegnn")
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+"""Ridge penalties tried, as parts of the variance of a number read."""
+
+
+@torch.no_grad()
+def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: EmbeddingSplit, loss: LossWeights) -> float:
+    r"""Solve the decoder by ridge regression on what the trained model reads, the rest held fixed.
+
+    With z the standardised code of the n training rows and y what is to be decoded (the target, less the input where
+    the model has a skip),
+
+    .. math::
+        W = \arg\min \sum_i \|y_i - \bar y - W z_i\|^2 + n \lambda \|W\|^2,
+
+    as in echo state networks (Jaeger, 2001). Numbers read from neighbouring ports are strongly correlated, and gradient
+    descent is slow along their small directions. The validation loss picks λ among `PENALTIES`, or keeps the decoder
+    as it was.
+
+    Args:
+        model: Its output has ``embedding`` and ``code``; its ``decoder`` is the linear layer between them, and ``skip``
+            says whether the input is added.
+        train: The rows that are fitted.
+        validation: The rows that decide.
+        loss: Weights of the loss.
+
+    Returns:
+        The penalty chosen; 0 where the decoder was kept.
+    """
+    model.eval()
+    code, held_out = _read(model, train.inputs), _read(model, validation.inputs)
+    wanted = train.targets - train.inputs if model.skip else train.targets
+    mean, deviation, centre = code.mean(dim=0), code.std(dim=0).clamp_min(1e-8), wanted.mean(dim=0)
+    z = (code - mean) / deviation
+    base = validation.inputs if model.skip else torch.zeros(())
+    decoder: nn.Linear = model.decoder  # type: ignore[assignment]
+
+    def score(weight: Tensor, bias: Tensor) -> float:
+        terms = loss_terms(base + held_out @ weight.T + bias, validation.targets, loss)
+        return float(torch.stack(list(terms.values())).sum())
+
+    best, chosen = score(decoder.weight, decoder.bias), 0.0
+    for penalty, solution in _ridge(z, wanted - centre):
+        weight = solution / deviation
+        bias = centre - weight @ mean
+        value = score(weight, bias)
+        if value < best:
+            best, chosen = value, penalty
+            solved = weight, bias
+    if chosen:
+        decoder.weight.copy_(solved[0])
+        decoder.bias.copy_(solved[1])
+    logger.info("readout: %s", f"solved with penalty {chosen:g}" if chosen else "kept as trained")
+    return chosen
+
+
+def _read(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
+    return torch.cat([model(batch).code for batch in inputs.split(batch_size)])
+
+
+def _ridge(z: Tensor, y: Tensor) -> Iterator[tuple[float, Tensor]]:
+    """Solve for W [D, K] with each penalty, in the smaller of the two spaces: K numbers read or n rows."""
+    rows, width = z.shape
+    # Many numbers read are nearly the same; their matrix of products needs the digits, a kernel of rows the memory.
+    z, y = (z.double(), y.double()) if width <= rows else (z, y)
+    products = z.T @ z if width <= rows else z @ z.T
+    right = z.T @ y if width <= rows else y
+    for penalty in PENALTIES:
+        shifted = products.clone()
+        shifted.diagonal().add_(penalty * rows)
+        solution = torch.cholesky_solve(right, torch.linalg.cholesky(shifted))
+        yield penalty, (solution if width <= rows else z.T @ solution).T.float()

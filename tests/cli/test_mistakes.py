@@ -1,0 +1,193 @@
+"""A mistake on the command line is one line with the rule, what was received and a remedy."""
+
+import pytest
+
+FIT = ("fit", "--config", "tiny.yaml")
+TEXT = (*FIT, "--data.task", "sentences", "--data.path", "null", "--data.limit", "40")
+MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
+    "unknown command": (("fti",), ("there are fit, describe", "unknown command 'fti'", "Did you mean 'fit'?")),
+    "strange command": (("brew",), ("there are fit, describe", "'brew'", "See latticegnn --help.")),
+    "unknown key": (
+        (*FIT, "--config", "key.yaml"),
+        ("must be a key that latticegnn fit knows", "got 'model.spec.shap'", "did you mean 'model.spec.shape'?"),
+    ),
+    "unknown group": (
+        (*FIT, "--config", "top.yaml"),
+        ("must be a key", "got 'modle.channels'", "did you mean 'model.channels'?"),
+    ),
+    "unknown option": ((*FIT, "--model.stps", "4"), ("must be a key", "'model.stps'", "did you mean 'model.steps'?")),
+    "strange option": ((*FIT, "--brew", "4"), ("must be a key", "got 'brew'", "see `latticegnn fit --help`")),
+    "loose word": ((*FIT, "tea"), ("must be a key", "got 'tea'", "see `latticegnn fit --help`")),
+    "no value": (("fit", "--config"), ("expected one argument", "--config", "see `latticegnn fit --help`")),
+    "wrong type": (
+        (*FIT, "--model.steps", "many"),
+        ("model.steps must be a whole number", "got many", "see `latticegnn fit --help`"),
+    ),
+    "wrong length": (
+        (*FIT, "--model.spec.shape", "[1, 2]"),
+        ("model.spec.shape must be a list of 3, each a whole number", "got [1, 2]", "--help"),
+    ),
+    "wrong choice": (
+        (*FIT, "--model.spec.connectivity", "ful"),
+        ("model.spec.connectivity must be one of radius, full", "got ful", "did you mean 'full'?"),
+    ),
+    "wrong choice in a union": (
+        (*FIT, "--model.spec.boundary", "opn"),
+        ("one of open, periodic or a list of 3", "got opn", "did you mean 'open'?"),
+    ),
+    "wrong choice in a list": (
+        (*FIT, "--baselines", "[men]"),
+        ("baselines must be a list, each one of mean, raw_teacher", "got men", "did you mean 'mean'?"),
+    ),
+    "wrong flag": ((*FIT, "--model.skip", "perhaps"), ("must be true or false", "got perhaps", "--help")),
+    "no number": ((*FIT, "--optim.lr_cell", "fast"), ("optim.lr_cell must be a number", "got fast", "--help")),
+    "no mapping": ((*FIT, "--model.experts", "7"), ("model.experts must be a mapping or null", "got 7", "--help")),
+    "out of range": ((*FIT, "--model.channels", "0"), ("channels must be", "got 0", "set it to 1 or more")),
+    "bad rate": ((*FIT, "--optim.lr_maps", "-1"), ("optim.lr_maps must be above 0", "got -1.0", "default is 0.001")),
+    "bad weight": ((*FIT, "--loss.cosine", "-1"), ("loss.cosine must be 0 or more", "got -1.0", "set it to 0")),
+    "bad seed": ((*FIT, "--seed_everything", "-4"), ("seed_everything must be", "got -4", "0 is the default")),
+    "a seed by chance": ((*FIT, "--seed_everything", "true"), ("model.seed", "Got value: True", "--help")),
+    "no epochs": ((*FIT, "--trainer.max_epochs", "0"), ("max_epochs must be at least 1", "got 0", "set it")),
+    "no validation": (
+        (*FIT, "--trainer.limit_val_batches", "0"),
+        ("a run must validate", "limit_val_batches 0", "leave them at their defaults"),
+    ),
+    "no checkpoint kept": (
+        (*FIT, "--checkpoint.save_top_k", "0"),
+        ("keep its best checkpoint", "got 4 updates", "leave the trainer's limits and checkpoint.save_top_k"),
+    ),
+    "missing configuration": (
+        ("fit", "--config", "none.yaml"),
+        ("a configuration is a YAML file", "none.yaml is not a file", "check the path"),
+    ),
+    "unreadable YAML": (
+        ("fit", "--config=broken.yaml"),
+        ("a configuration is a YAML file", "broken.yaml cannot be read", "mend it there"),
+    ),
+    "no text": (("fit", "-c", "v.npy"), ("a configuration is a YAML file", "v.npy cannot be read", "mend it there")),
+    "no keys": (("fit", "-c", "list.yaml"), ("a configuration is a YAML file", "holds a list", "write `key: value`")),
+    "missing data": (
+        (*FIT, "--data.path", "none.npy"),
+        ("must be an existing file", "received 'none.npy'", "Check the path"),
+    ),
+    "no path": ((*FIT, "--data.path", "null"), ("belongs to the tasks", "path None", "Name the file")),
+    "too few rows": (
+        (*FIT, "--data.path", "few.npy"),
+        ("test split must keep at least 11 rows", "got 5", "raise data.limit or add rows"),
+    ),
+    "nothing but NaN": ((*FIT, "--data.path", "void.npy"), ("need at least 3 rows", "received 0", "Add rows")),
+    "wrong dimension": (
+        (*FIT, "--data.path", "narrow.npy"),
+        ("dimension must be the model's: 12", "narrow.npy gives 7", "Set embedding_dim to 7"),
+    ),
+    "empty text": (
+        (*FIT, "--data.task", "file", "--data.path", "empty.txt"),
+        ("must hold text", "empty.txt is empty", "Write one text per line"),
+    ),
+    "outside the light cone": (
+        (*FIT, "--model.steps", "3"),
+        ("inside the input ports' light cone", "Received steps=3", "Set steps to 4 or more"),
+    ),
+    "ratios that do not rise": (
+        (*FIT, "--model.spec.radii", "null", "--model.spec.functional_ratio", "0.05"),
+        ("ratios must rise", "Received 0.1, 0.05, 1", "Reorder them"),
+    ),
+    "no such teacher": (
+        (*TEXT, "--data.teacher", "./nowhere"),
+        ("must be an existing directory", "'./nowhere'", "Check the path"),
+    ),
+    "no such packaged teacher": (
+        (*TEXT, "--data.teacher", "packaged:mini"),
+        ("must be one of ['minilm']", "received 'mini'", "Write e.g. 'packaged:minilm'"),
+    ),
+    "teacher's settings": (
+        (*TEXT, "--data.teacher", "{sorce: packaged:minilm}"),
+        ("data.teacher must hold settings of a Teacher", "got 'sorce'", "use these names"),
+    ),
+    "wrong shape from an expert": (
+        (*FIT, "--model.experts", "{functional: {class_path: 'wrong.py:Wrong'}}"),
+        ("must return the shape it was given, [N, F] = [45, 4]", "Wrong returned [45, 5]", "set its output width to 4"),
+    ),
+    "no such expert": (
+        (*FIT, "--model.experts", "{functional: {class_path: torch_geometric.nn.SAGEConf}}"),
+        ("must name a class", "no class 'SAGEConf'", "did you mean 'SAGEConv'?"),
+    ),
+    "no such tier": (
+        (*FIT, "--model.experts", "{functionl: attention}"),
+        ("for the tiers local, functional, distant", "got 'functionl'", "use these names"),
+    ),
+    "wrong monitor": (
+        (*FIT, "--checkpoint.monitor", "validation/los"),
+        ("checkpoint.monitor must be one of validation/loss", "got 'validation/los'", "choose one"),
+    ),
+    "ranks without pairs": (
+        (*FIT, "--early_stopping.monitor", "validation/mrr@10"),
+        ("early_stopping.monitor must be one of", "got 'validation/mrr@10'", "choose one"),
+    ),
+    "the worst instead of the best": (
+        (*FIT, "--checkpoint.monitor", "validation/cosine"),
+        ("checkpoint.mode must be max for validation/cosine", "got 'min'", "set it to max"),
+    ),
+    "half precision on a CPU": (
+        (*FIT, "--trainer.precision", "16-mixed"),
+        ("16-mixed needs a GPU", "the accelerator is cpu", "use bf16-mixed or 32"),
+    ),
+    "no devices": (
+        (*FIT, "--trainer.devices", "0"),
+        ("must fit each other and this machine", "devices='0'", "change the setting that is named"),
+    ),
+    "missing checkpoint": (
+        (*FIT, "--ckpt_path", "none.ckpt"),
+        ("ckpt_path must be an existing checkpoint", "none.ckpt is not", "pass a file of a run's folder"),
+    ),
+    "garbage for a checkpoint": (
+        (*FIT, "--ckpt_path", "garbage.ckpt"),
+        ("ckpt_path must be a checkpoint", "garbage.ckpt cannot be read", "pass another file"),
+    ),
+    "a file for a folder": (
+        (*FIT, "--run_dir", "v.npy"),
+        ("run_dir must be a folder that can be written", "got v.npy", "choose another one"),
+    ),
+    "describe: type": (
+        ("describe", "--spec.shape", "big"),
+        ("spec.shape must be a list of 3, each a whole number", "got big", "see `latticegnn describe --help`"),
+    ),
+    "describe: key": (
+        ("describe", "--spec.shpe", "[3, 3, 3]"),
+        ("must be a key that latticegnn describe knows", "got 'spec.shpe'", "did you mean 'spec.shape'?"),
+    ),
+    "describe: range": (
+        ("describe", "--spec.shape", "[0, 3, 3]"),
+        ("three whole numbers of cells, each at least 1", "Received (0, 3, 3)", "Write shape: [8, 8, 8]"),
+    ),
+    "export: nothing to write": (("export",), ("are required", "output", "see `latticegnn export --help`")),
+    "export: no folder": (
+        ("export", "--spec.shape", "[2, 2, 2]", "--output", "none/cube.graphml"),
+        ("into an existing folder", "Received none/cube.graphml", "Create none first"),
+    ),
+    "experiment: no file": (("experiment",), ("are required", "config", "see `latticegnn experiment --help`")),
+    "experiment: missing": (
+        ("experiment", "--config", "none.yaml"),
+        ("a configuration is a YAML file", "none.yaml is not a file", "check the path"),
+    ),
+    "experiment: no experiment": (
+        ("experiment", "--config", "tiny.yaml"),
+        ("must be a key that latticegnn experiment knows", "got '", "see `latticegnn experiment --help`"),
+    ),
+    "doctor: key": (
+        ("doctor", "--config", "tiny.yaml", "--model.stps", "9"),
+        ("must be a key", "got 'model.stps'", "did you mean 'model.steps'?"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_line(name, folder, call) -> None:
+    words, parts = MISTAKES[name]
+    status, _, err = call(*words)
+    assert status == 2
+    assert len(err) == 1, err
+    assert err[0].startswith("latticegnn: ")
+    assert "Traceback" not in err[0]
+    for part in parts:
+        assert part in err[0]
