@@ -18,9 +18,14 @@ from latticegnn.aggregate.moments import COMPONENTS as COMPONENTS
 from latticegnn.aggregate.moments import Moment as Moment
 from latticegnn.aggregate.moments import Moments as Moments
 from latticegnn.aggregate.moments import tier_moments as tier_moments
+from latticegnn.aggregate.segment import SegmentAggregator as SegmentAggregator
 from latticegnn.aggregate.sparse import SparseAggregator as SparseAggregator
 
-BACKENDS: dict[str, type[nn.Module]] = {"edge": EdgeAggregator, "sparse": SparseAggregator}
+BACKENDS: dict[str, type[nn.Module]] = {
+    "edge": EdgeAggregator,
+    "segment": SegmentAggregator,
+    "sparse": SparseAggregator,
+}
 
 logger = logging.getLogger("latticegnn")
 
@@ -31,8 +36,9 @@ def aggregator(graph: Data, functionals: Sequence[tuple[Tier, Moment]], backend:
     Args:
         graph: A lattice graph.
         functionals: Which moments of which tiers, in the order of the output's first axis.
-        backend: "edge" (PyG's propagate, the reference), "sparse" (CSR products), or "auto": sparse, which was the
-            faster in every regime measured so far (`benchmarks/aggregation.py`).
+        backend: "edge" (PyG's propagate, the reference), "segment" (the same, sorted and reduced by torch-scatter),
+            "sparse" (CSR products), or "auto": sparse, the fastest in every regime that `benchmarks/aggregation.py`
+            measures.
 
     Raises:
         ValueError: For an unknown backend.

@@ -15,20 +15,23 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [head]
     for row in rows:
         figures = [f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in metrics]
-        cost = [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"] if "seconds" in row else ["–", "–"]
-        lines.append([row["model"], f"{row['parameters']:,}", *figures, *cost])
+        lines.append([row["model"], f"{row['parameters']:,}", *figures, *_cost(row)])
     return _columns(lines)
 
 
 def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out an experiment's table: a row a variant, mean ± standard deviation over its seeds, and cost."""
+    """Lay out an experiment's table: a row a model of each variant, mean ± deviation over its seeds, and cost."""
     metrics = [m for m in METRICS if m in rows[0]]
     lines = [["variant", "seeds", "parameters", *metrics, "seconds", "ms/update"]]
     for row in rows:
         figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in metrics]
-        cost = [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"]
-        lines.append([row["variant"], str(row["seeds"]), f"{row['parameters']:,}", *figures, *cost])
+        name = row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
+        lines.append([name, str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
     return _columns(lines)
+
+
+def _cost(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"] if "seconds" in row else ["–", "–"]
 
 
 def _columns(lines: Sequence[Sequence[str]]) -> str:

@@ -67,7 +67,7 @@ def load_experiment(path: Path) -> Experiment:
 
 
 def run_experiment(path: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Train what is missing, and gather one row a variant: mean and standard deviation over seeds, and cost.
+    """Train what is missing, and gather a row for each model of each variant: mean and deviation over seeds, and cost.
 
     A run counts as done when its folder, named by variant, seed and a hash of all settings, holds ``metrics.json``.
     The rows are also written to ``experiment.json``.
@@ -80,13 +80,16 @@ def run_experiment(path: Path) -> tuple[Path, list[dict[str, Any]]]:
     rows = []
     for name, variant in experiment.variants.items():
         results = [_result(experiment, folder, name, variant, seed) for seed in experiment.seeds]
-        rows.append(_row(name, results))
+        # A run's table starts with the lattice; the baselines it was asked for follow.
+        rows += [_row(name, [result[k] for result in results]) for k in range(len(results[0]))]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "experiment.json").write_text(json.dumps({"table": rows}, indent=2), encoding="utf-8")
     return folder, rows
 
 
-def _result(experiment: Experiment, folder: Path, name: str, variant: dict[str, Any], seed: int) -> dict[str, Any]:
+def _result(
+    experiment: Experiment, folder: Path, name: str, variant: dict[str, Any], seed: int
+) -> list[dict[str, Any]]:
     content = [experiment.base.read_text(encoding="utf-8"), experiment.settings, variant, seed]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
     place = folder / f"{name}-seed{seed}-{digest}"
@@ -102,18 +105,15 @@ def _result(experiment: Experiment, folder: Path, name: str, variant: dict[str, 
         files = [experiment.base, *(f for f, c in ((overrides, experiment.settings), (changes, variant)) if c)]
         words = [word for file in files for word in ("--config", str(file))]
         Run([*words, "--seed_everything", str(seed)], place).execute()
-    content = json.loads((place / "metrics.json").read_text(encoding="utf-8"))
-    return {"parameters": content["parameters"]["total"], **content["table"][0]}
+    table: list[dict[str, Any]] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))["table"]
+    return table
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"variant": name, "seeds": len(results), "parameters": results[0]["parameters"]}
-    for metric, value in results[0].items():
-        if (
-            metric not in ("model", "parameters")
-            and not metric.endswith(("_low", "_high"))
-            and isinstance(value, float)
-        ):
+    same = {key: results[0][key] for key in ("model", "parameters")}
+    row: dict[str, Any] = {"variant": name, "seeds": len(results), **same}
+    for metric in results[0]:
+        if metric not in (*same, "updates", "readout_penalty") and not metric.endswith(("_low", "_high")):
             values = [result[metric] for result in results]
             row[metric] = statistics.fmean(values)
             row[f"{metric}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import CatMetric
 
 from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
 from latticegnn.data import EmbeddingData, Teacher
@@ -43,7 +44,8 @@ class EmbeddingModule(pl.LightningModule):
         self.train_mean = train_mean
         self.milliseconds: list[float] = []
         self._started = 0.0
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        # These gather over processes, too: the metrics below need all rows at once.
+        self.predictions, self.targets = CatMetric(), CatMetric()
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Predict: [B, D] -> [B, D]."""
@@ -72,12 +74,14 @@ class EmbeddingModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect predictions; the metrics need all of them."""
-        self._seen.append((self(batch["input"]), batch["target"]))
+        self.predictions.update(self(batch["input"]))
+        self.targets.update(batch["target"])
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log the metrics over the whole validation split."""
-        prediction, target = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
+        prediction, target = self.predictions.compute(), self.targets.compute()
+        self.predictions.reset()
+        self.targets.reset()
         loss = torch.stack(list(loss_terms(prediction, target, self.loss).values())).sum()
         values = {
             "validation/loss": float(loss),

@@ -137,7 +137,7 @@ def test_a_used_aggregator_can_be_copied_and_pickled(backend) -> None:
 
 def test_errors_say_what_to_do(refuses) -> None:
     spec = SPECS[0]
-    with refuses("backend must be one of auto, edge, sparse", "'sprase'", "did you mean 'sparse'?"):
+    with refuses("backend must be one of auto, edge, segment, sparse", "'sprase'", "did you mean 'sparse'?"):
         aggregate.operator(spec, "functional", backend="sprase")
     with refuses("backend must be one of", "'gpu'", "choose one of them"):
         aggregator(build_graph(spec), ALL, "gpu")

@@ -27,7 +27,7 @@ def test_metrics_stand_in_one_order_whatever_the_rows() -> None:
 
 
 def test_an_experiments_table() -> None:
-    row = {"variant": "sage", "seeds": 3, "parameters": 1234, "fvu": 0.25, "fvu_sd": 0.0125}
+    row = {"variant": "sage", "model": "lattice", "seeds": 3, "parameters": 1234, "fvu": 0.25, "fvu_sd": 0.0125}
     assert format_variants([row | {"seconds": 61.0, "ms_per_update": 4.0}]).splitlines() == [
         "variant  seeds  parameters            fvu  seconds  ms/update",
         "─────────────────────────────────────────────────────────────",
