@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from latticegnn.aggregate import BACKENDS, aggregator
+from latticegnn.aggregate import BACKENDS, Moment, aggregator
 from latticegnn.lattice import LatticeSpec, Tier, build_graph
 
 REFERENCE = "edge"
@@ -39,7 +39,8 @@ def main() -> None:
     print(f"{'lattice':>12} {'B':>3} {'F':>3} {'backend':>8} {'median ms':>10} {'× ' + REFERENCE:>8}")
     for shape, batch, channels in CASES:
         graph = build_graph(LatticeSpec(shape))
-        functionals = [(tier, moment) for tier in (Tier.FUNCTIONAL, Tier.DISTANT) for moment in ("mean", "gradient")]
+        moments: tuple[Moment, ...] = ("mean", "gradient")
+        functionals = [(tier, moment) for tier in (Tier.FUNCTIONAL, Tier.DISTANT) for moment in moments]
         modules = {name: aggregator(graph, functionals, name) for name in BACKENDS}
         x = torch.randn(graph.num_nodes, batch, channels, generator=torch.Generator().manual_seed(0))
         times: dict[str, list[float]] = {name: [] for name in modules}

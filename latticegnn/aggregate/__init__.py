@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # First of all imports of PyG: this one expects what PyG warns of.
 from latticegnn.lattice import LatticeSpec, Tier, build_graph
@@ -18,12 +19,11 @@ from latticegnn.aggregate.moments import COMPONENTS as COMPONENTS
 from latticegnn.aggregate.moments import Moment as Moment
 from latticegnn.aggregate.moments import Moments as Moments
 from latticegnn.aggregate.moments import tier_moments as tier_moments
-from latticegnn.aggregate.segment import SegmentAggregator as SegmentAggregator
 from latticegnn.aggregate.sparse import SparseAggregator as SparseAggregator
 
-BACKENDS: dict[str, type[nn.Module]] = {
+BACKENDS: dict[str, Callable[[Moments], nn.Module]] = {
     "edge": EdgeAggregator,
-    "segment": SegmentAggregator,
+    "segment": functools.partial(EdgeAggregator, segments=True),
     "sparse": SparseAggregator,
 }
 
