@@ -32,6 +32,17 @@ want=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d'
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$want" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
 
 python=$(find_python)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/latticegnn/wheelhouse
+# What would fail in minutes fails now.
+if [ -n "${LATTICEGNN_WHEELS:-}" ]; then
+  [ -d "$LATTICEGNN_WHEELS" ] ||
+    fail "LATTICEGNN_WHEELS must be a folder of wheels; '$LATTICEGNN_WHEELS' is not one; unset it to compile instead."
+elif ! compgen -G "$cache/torch-$TORCH*/*.whl" >/dev/null; then
+  command -v "${CXX:-c++}" >/dev/null ||
+    fail "torch-scatter and torch-cluster compile from source; no C++ compiler '${CXX:-c++}' is on PATH; install one (Debian, Ubuntu: apt install g++), or set LATTICEGNN_WHEELS to a folder with their wheels."
+  "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
+    fail "torch-scatter and torch-cluster need Python's headers; Python.h is missing for $python; on Debian or Ubuntu install python3-dev."
+fi
 if [ ! -x "$VENV/bin/python" ]; then
   echo "setup: creating $VENV with $python"
   "$python" -m venv "$VENV" || fail "Python's venv module must work; '$python -m venv' failed; on Debian or Ubuntu install python3-venv."
@@ -45,15 +56,9 @@ pip install -q -c constraints.txt "torch==$TORCH" numpy setuptools wheel
 # pip's own cache is not, and would hand out wheels of another torch.
 tag=$("$VENV/bin/python" -c 'import sys, sysconfig, torch
 print(f"torch-{torch.__version__}-cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
-wheelhouse=${XDG_CACHE_HOME:-$HOME/.cache}/latticegnn/wheelhouse/$tag
-if [ -n "${LATTICEGNN_WHEELS:-}" ]; then
-  [ -d "$LATTICEGNN_WHEELS" ] || fail "LATTICEGNN_WHEELS must be a folder of wheels; '$LATTICEGNN_WHEELS' is not one; unset it to compile instead."
-  wheelhouse=$LATTICEGNN_WHEELS
-elif ! compgen -G "$wheelhouse/torch_scatter-*.whl" >/dev/null || ! compgen -G "$wheelhouse/torch_cluster-*.whl" >/dev/null; then
-  command -v "${CXX:-c++}" >/dev/null ||
-    fail "torch-scatter and torch-cluster compile from source; no C++ compiler '${CXX:-c++}' is on PATH; install one (Debian, Ubuntu: apt install g++), or set LATTICEGNN_WHEELS to a folder with their wheels."
-  "$VENV/bin/python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
-    fail "torch-scatter and torch-cluster need Python's headers; Python.h is missing for $python; on Debian or Ubuntu install python3-dev."
+wheelhouse=${LATTICEGNN_WHEELS:-$cache/$tag}
+if [ -z "${LATTICEGNN_WHEELS:-}" ] &&
+  ! { compgen -G "$wheelhouse/torch_scatter-*.whl" && compgen -G "$wheelhouse/torch_cluster-*.whl"; } >/dev/null; then
   echo "setup: compiling ${EXTENSIONS[*]} (several minutes, once; kept in $wheelhouse)"
   build=$(mktemp -d)
   trap 'rm -rf "$build"' EXIT
