@@ -1,5 +1,5 @@
 # `make train` and `make test` set everything up on first use; ARGS go to the program, for instance
-#   make train ARGS="--config configs/autoencode.yaml --seed 1"      make test ARGS="-k lattice"
+#   make train CONFIG=configs/autoencode.yaml ARGS="--seed_everything 1"      make test ARGS="-k lattice"
 ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python

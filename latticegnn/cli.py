@@ -48,13 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(arguments: list[str]) -> int:
     """Train, print the honest table, draw the figures; the run folder is printed last."""
     from latticegnn.report.run import draw_run
-    from latticegnn.report.tables import format_table
+    from latticegnn.report.tables import format_table, format_verdict
     from latticegnn.training.fit import Run
 
     run = Run(arguments)
     result = run.execute()
     draw_run(run.folder)
     print(format_table(result["table"]))
+    print(format_verdict(result["table"]))
     print(run.folder)
     return 0
 
@@ -93,7 +94,8 @@ def describe(arguments: list[str]) -> int:
     fewest, most = int(total.min()), int(total.max())
     print(f"  {'all':<11} {f'{fewest}–{most}' if fewest < most else fewest:>9} neighbours")
     sides = f"{settings.inputs.face} to {settings.outputs.face}"
-    print(f"light cone, {sides}: {f'{steps} steps' if steps is not None else reason}")
+    reach = reason if steps is None else f"{steps} step{'' if steps == 1 else 's'}"
+    print(f"light cone, {sides}: {reach}")
     return 0
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from latticegnn.lattice import LatticeSpec, Ports, Tier, build_graph, check_light_cone, steps_needed
 from latticegnn.nn import (
+    EXPERTS,
     EmbeddingToLatticeMapper,
     EmbeddingTransformer,
     Interior,
@@ -27,6 +28,7 @@ from latticegnn.nn import (
     Readout,
     VolumeStateInitializer,
 )
+from latticegnn.nn.classpath import foreign
 
 FORMAT = 1
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
@@ -229,14 +231,18 @@ class LatticeModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, texts: list[str], batch_size: int = 32) -> np.ndarray:
-        """Embed texts with the teacher and carry them through the lattice: [n, D], float32."""
+        """Embed texts with the teacher and carry them through the lattice, in evaluation mode: [n, D], float32."""
         if self.teacher is None:
             raise ValueError(
                 "encode needs a teacher; none is attached; call model.attach_teacher(lg.Teacher(…)) first."
             )
         vectors = torch.from_numpy(self.teacher.encode(texts, batch_size=batch_size))
-        place = self.input_nodes.device
-        outputs = [self(batch.to(place)).embedding.cpu() for batch in vectors.split(batch_size)]
+        place, training = self.input_nodes.device, self.training
+        self.eval()
+        try:
+            outputs = [self(batch.to(place)).embedding.cpu() for batch in vectors.split(batch_size)]
+        finally:
+            self.train(training)
         return torch.cat(outputs).numpy() if outputs else np.zeros((0, self.embedding_dim), dtype=np.float32)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
@@ -249,8 +255,12 @@ class LatticeModel(nn.Module):
         _replace(folder / CONFIG_FILE, lambda file: file.write_text(config, encoding="utf-8"))
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> LatticeModel:
-        """Build the model that `save_pretrained` wrote. Nothing pickled is read.
+    def from_pretrained(cls, path: str | os.PathLike[str], trust_code: bool = False) -> LatticeModel:
+        """Build the model that `save_pretrained` wrote, in evaluation mode. Nothing pickled is read.
+
+        Args:
+            path: The folder.
+            trust_code: Allow experts from outside latticegnn, torch and PyG; importing them runs their code.
 
         Raises:
             FileNotFoundError: When a file is missing.
@@ -277,6 +287,12 @@ class LatticeModel(nn.Module):
                 f"the model's format must be {FORMAT}; {folder} has {version!r}; "
                 "load it with the version that wrote it."
             )
+        paths = [path for expert in (settings.get("experts") or {}).values() for path in foreign(expert, EXPERTS)]
+        if paths and not trust_code:
+            raise ValueError(
+                f"a saved model's experts must come from latticegnn, torch or PyG; {folder} names {', '.join(paths)}; "
+                "read that code, then pass trust_code=True."
+            )
         model = cls(**_decode(settings))
         try:
             weights = load_file(folder / WEIGHTS_FILE)
@@ -291,7 +307,7 @@ class LatticeModel(nn.Module):
             raise ValueError(
                 f"weights and configuration in {folder} must belong together; {error}; save the model again."
             ) from error
-        return model
+        return model.eval()
 
     def _distance(self) -> int:
         """Light-cone steps from input to output ports; the lattice's longest side where they are out of reach."""

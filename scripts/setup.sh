@@ -28,24 +28,29 @@ find_python() {
   fail "latticegnn needs Python 3.11 to 3.14; none is on PATH; install one, or name it with PYTHON=/path/to/python3."
 }
 
-want=$(cat pyproject.toml constraints.txt scripts/setup.sh | sha256sum | cut -d' ' -f1)
+# An editable install points at this folder, so the stamp names it, and the interpreter where one was asked for.
+want="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum) ${PYTHON:-any} $PWD"
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$want" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
 
 python=$(find_python)
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/latticegnn/wheelhouse
+cache=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/latticegnn/wheelhouse
 # What would fail in minutes fails now.
 if [ -n "${LATTICEGNN_WHEELS:-}" ]; then
   [ -d "$LATTICEGNN_WHEELS" ] ||
     fail "LATTICEGNN_WHEELS must be a folder of wheels; '$LATTICEGNN_WHEELS' is not one; unset it to compile instead."
-elif ! compgen -G "$cache/torch-$TORCH*/*.whl" >/dev/null; then
-  command -v "${CXX:-c++}" >/dev/null ||
+elif ! compgen -G "$cache/torch-$TORCH*/torch_cluster-*.whl" >/dev/null; then
+  compiler=${CXX:-c++}
+  command -v "${compiler%% *}" >/dev/null ||
     fail "torch-scatter and torch-cluster compile from source; no C++ compiler '${CXX:-c++}' is on PATH; install one (Debian, Ubuntu: apt install g++), or set LATTICEGNN_WHEELS to a folder with their wheels."
   "$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
     fail "torch-scatter and torch-cluster need Python's headers; Python.h is missing for $python; on Debian or Ubuntu install python3-dev."
 fi
-if [ ! -x "$VENV/bin/python" ]; then
+# Also after an interrupted attempt, or where the environment's interpreter is not the one asked for.
+version() { "$1" -c 'import sys; print(sys.version)'; }
+if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1 ||
+  { [ -n "${PYTHON:-}" ] && [ "$(version "$VENV/bin/python")" != "$(version "$python")" ]; }; then
   echo "setup: creating $VENV with $python"
-  "$python" -m venv "$VENV" || fail "Python's venv module must work; '$python -m venv' failed; on Debian or Ubuntu install python3-venv."
+  "$python" -m venv --clear "$VENV" || fail "Python's venv module must work; '$python -m venv' failed; on Debian or Ubuntu install python3-venv."
 fi
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
 

@@ -163,3 +163,29 @@ def test_weights_of_another_model_are_refused(saved, tmp_path, refuses) -> None:
     shutil.copy(tmp_path / "other" / "model.safetensors", saved)
     with refuses("must belong together", "Unexpected key(s)", "save the model again"):
         LatticeModel.from_pretrained(saved)
+
+
+def test_a_saved_model_runs_no_code_from_outside_unless_trusted(tmp_path, refuses) -> None:
+    layer = tmp_path / "layer.py"
+    layer.write_text(
+        "from pathlib import Path\nfrom torch import nn\n"
+        f"Path({str(tmp_path / 'ran')!r}).touch()\n"
+        "class Mine(nn.Module):\n"
+        "    def __init__(self, in_channels, out_channels):\n"
+        "        super().__init__()\n"
+        "        self.own = nn.Linear(in_channels, out_channels)\n"
+        "    def forward(self, x, edge_index):\n"
+        "        return self.own(x)\n"
+    )
+    LatticeModel(steps=7, embedding_dim=8).save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["model"]["experts"] = {"distant": {"class_path": f"{layer}:Mine"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with refuses("must come from latticegnn, torch or PyG", "layer.py:Mine", "trust_code=True"):
+        LatticeModel.from_pretrained(tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+    model = LatticeModel(steps=7, embedding_dim=8, experts=config["model"]["experts"])
+    model.save_pretrained(tmp_path / "model")
+    loaded = LatticeModel.from_pretrained(tmp_path / "model", trust_code=True)
+    assert not loaded.training
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())

@@ -50,7 +50,7 @@ def aggregator(graph: Data, functionals: Sequence[tuple[Tier, Moment]], backend:
         hint = f"did you mean '{near[0]}'?" if near else "choose one of them."
         raise ValueError(f"backend must be one of {', '.join(allowed)}; got {backend!r}; {hint}")
     if backend == "auto":
-        logger.debug("aggregation backend: sparse (backend=auto)")
+        logger.info("aggregation backend: sparse, the fastest in every regime measured (backend: auto)")
     return BACKENDS[name](tier_moments(graph, functionals))
 
 

@@ -35,28 +35,22 @@ class ProjectionOnly(nn.Module):
     What it reaches is owed to the projections alone.
 
     Args:
-        model: The lattice whose maps are copied; it needs as many output ports as input ports.
+        model: The lattice whose maps are copied, with their start.
 
     Shapes:
         - input: embedding [B, D]
         - output: `Prediction`
-
-    Raises:
-        ValueError: When the numbers of ports differ.
     """
 
     def __init__(self, model: LatticeModel) -> None:
         super().__init__()
-        if len(model.input_nodes) != len(model.output_nodes):
-            raise ValueError(
-                "projection_only reads the code where it was laid, so it needs as many output as input ports; got "
-                f"{len(model.output_nodes)} and {len(model.input_nodes)}; leave this baseline out."
-            )
         self.encoder = copy.deepcopy(model.transformer.encoder)
-        self.decoder = copy.deepcopy(model.transformer.decoder)
         self.mapper = copy.deepcopy(model.mapper)
         self.extractor = copy.deepcopy(model.extractor)
         self.skip = model.skip
+        ports = len(model.input_nodes)
+        width = ports * (model.decoder.in_features // len(model.output_nodes))
+        self.decoder = _decoder(model, width, ports)
 
     def forward(self, embedding: Tensor) -> Prediction:
         """Encode and decode."""
@@ -97,13 +91,7 @@ class CodeMLP(nn.Module):
         self.scale = min(1.0, 64 / hidden)
         self.encoder = copy.deepcopy(model.transformer.encoder)
         self.inner = nn.Linear(code, hidden)
-        self.decoder = nn.Linear(code + hidden, model.embedding_dim)
-        with torch.no_grad():
-            stride = model.decoder.in_features // len(model.output_nodes)
-            start = model.decoder.weight[:, ::stride][:, :code]
-            self.decoder.weight.zero_()
-            self.decoder.weight[:, : start.shape[1]] = start
-            self.decoder.bias.copy_(model.decoder.bias)
+        self.decoder = _decoder(model, code + hidden, code, stride=1)
 
     def forward(self, embedding: Tensor) -> Prediction:
         """Encode and decode."""
@@ -111,6 +99,19 @@ class CodeMLP(nn.Module):
         code = torch.cat([code, self.scale * functional.silu(self.inner(code))], dim=-1)
         answer = self.decoder(code)
         return Prediction(embedding + answer if self.skip else answer, code)
+
+
+@torch.no_grad()
+def _decoder(model: LatticeModel, width: int, code: int, stride: int | None = None) -> nn.Linear:
+    """Make a decoder of another width that starts as the lattice's does on the numbers of the code."""
+    own = model.decoder.in_features // len(model.output_nodes)
+    start = model.decoder.weight[:, ::own][:, :code]
+    decoder = nn.Linear(width, model.embedding_dim)
+    decoder.weight.zero_()
+    stride = own if stride is None else stride
+    decoder.weight[:, : start.shape[1] * stride : stride] = start
+    decoder.bias.copy_(model.decoder.bias)
+    return decoder
 
 
 def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
@@ -154,10 +155,12 @@ class AffineMap(nn.Module):
         weight: W [D, D].
         mean: μ [D].
         bias: b [D].
+        fitted: Numbers that were fitted to data, for the table.
     """
 
-    def __init__(self, weight: Tensor, mean: Tensor, bias: Tensor) -> None:
+    def __init__(self, weight: Tensor, mean: Tensor, bias: Tensor, fitted: int) -> None:
         super().__init__()
+        self.fitted = fitted
         self.weight: Tensor
         self.mean: Tensor
         self.bias: Tensor
@@ -173,12 +176,12 @@ class AffineMap(nn.Module):
 def mean_vector(targets: Tensor) -> AffineMap:
     """Answer every input with the mean training target."""
     mean = targets.mean(dim=0)
-    return AffineMap(targets.new_zeros(targets.shape[1], targets.shape[1]), torch.zeros_like(mean), mean)
+    return AffineMap(targets.new_zeros(len(mean), len(mean)), torch.zeros_like(mean), mean, fitted=len(mean))
 
 
 def raw_teacher(dim: int) -> AffineMap:
     """Answer every input with itself: what the teacher alone achieves on pairs."""
-    return AffineMap(torch.eye(dim), torch.zeros(dim), torch.zeros(dim))
+    return AffineMap(torch.eye(dim), torch.zeros(dim), torch.zeros(dim), fitted=0)
 
 
 def principal_components(inputs: Tensor, count: int) -> AffineMap:
@@ -190,7 +193,7 @@ def principal_components(inputs: Tensor, count: int) -> AffineMap:
     """
     mean = inputs.mean(dim=0)
     axes = torch.linalg.svd(inputs - mean, full_matrices=False)[2][:count]
-    return AffineMap(axes.T @ axes, mean, mean)
+    return AffineMap(axes.T @ axes, mean, mean, fitted=axes.numel() + len(mean))
 
 
 def residual_ridge(
@@ -213,5 +216,6 @@ def residual_ridge(
     for penalty in PENALTIES:
         gram = code.T @ code + penalty * torch.eye(len(axes), dtype=code.dtype)
         weight = torch.linalg.solve(gram, code.T @ residual).T.float() @ axes
-        fitted.append(AffineMap(eye + weight, mean, mean + shift))
+        numbers = axes.shape[0] * 2 * len(mean) if count else weight.numel()
+        fitted.append(AffineMap(eye + weight, mean, mean + shift, fitted=numbers + 2 * len(mean)))
     return max(fitted, key=score)

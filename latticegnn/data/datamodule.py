@@ -261,7 +261,15 @@ class EmbeddingData:
 
         if isinstance(self.teacher, str):
             return Teacher(self.teacher)
-        return Teacher(**self.teacher) if isinstance(self.teacher, Mapping) else self.teacher
+        if not isinstance(self.teacher, Mapping):
+            return self.teacher
+        try:
+            return Teacher(**self.teacher)
+        except TypeError as error:
+            raise ValueError(
+                f"The settings of `teacher` must be arguments of Teacher; received {dict(self.teacher)}: {error}. "
+                "Correct their names and types."
+            ) from error
 
     def _check_dim(self, dim: int, source: str) -> None:
         if self.expected_dim is not None and dim != self.expected_dim:

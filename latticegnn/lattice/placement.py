@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -219,7 +219,9 @@ def placement_to_json(placement: str | Placement) -> str | dict[str, Any]:
 
 
 def placement_from_json(value: Mapping[str, Any]) -> Placement:
-    """Build the placement that :func:`placement_to_json` described. The class's module is imported.
+    """Build the placement that :func:`placement_to_json` described.
+
+    A file may name any class, so no module is imported for it: one of yours must have been imported before.
 
     Raises:
         ValueError: A key is unknown, the class cannot be found or is no placement, or its arguments are wrong.
@@ -231,13 +233,12 @@ def placement_from_json(value: Mapping[str, Any]) -> Placement:
         )
     path = str(value["class_path"])
     module, _, name = path.rpartition(".")
-    try:
-        leaf = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    if module not in sys.modules or not hasattr(sys.modules[module], name):
         raise ValueError(
-            f"class_path must name an importable Placement class. Received {path!r}: {error}. "
-            f"Write for example {__name__}.Random."
-        ) from error
+            f"class_path must name a Placement class of an imported module. Received {path!r}, which is none. "
+            f"Import the module that defines it first, or write for example {__name__}.Random."
+        )
+    leaf = getattr(sys.modules[module], name)
     if not (isinstance(leaf, type) and issubclass(leaf, Placement)):
         raise ValueError(
             f"class_path must name a subclass of Placement. Received {path!r}, which is not one. "

@@ -194,8 +194,6 @@ def _settings(experts: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _as_expert(built: Any, graph: Data, tier: Tier, channels: int, moments: int) -> nn.Module:
     name = f"expert of the {tier.name.lower()} tier"
-    if not isinstance(built, nn.Module):
-        raise ValueError(f"{name}: an expert must be a torch module; got {type(built).__name__}; name a layer's class.")
     if not isinstance(built, Expert):
         chosen = graph.edge_tier == int(tier)
         try:
@@ -204,8 +202,14 @@ def _as_expert(built: Any, graph: Data, tier: Tier, channels: int, moments: int)
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-    with torch.no_grad():
-        out = built(torch.zeros(1, 1, channels), torch.zeros(1, 1, moments))
+    try:
+        with torch.no_grad():
+            out = built(torch.zeros(1, 1, channels), torch.zeros(1, 1, moments))
+    except Exception as error:  # whatever a foreign forward raises is told with the tier's name
+        raise ValueError(
+            f"{name}: an expert must run on a state [..., F] and moments [..., M], F = {channels}, M = {moments}; "
+            f"{type(built).__name__} failed: {error}; mend its forward or its init_args."
+        ) from error
     if out.shape != (1, 1, channels):
         raise ValueError(
             f"{name}: an expert must return the shape of the state, [..., F] with F = {channels}; "

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+TRUSTED = ("latticegnn.", "torch_geometric.nn.", "torch.nn.")
+"""Where the classes live that a saved model may name without being trusted by its user."""
+
 
 def resolve(path: str, names: Mapping[str, type]) -> type:
     """Find a class by a short name, a dotted path, or a file: ``folder/file.py:ClassName``.
@@ -75,11 +80,16 @@ def build(setting: Any, names: Mapping[str, type], **offered: Any) -> Any:
             f"got {setting!r}; write {{class_path: …, init_args: {{…}}}}."
         )
     cls = resolve(setting["class_path"], names)
+    if not issubclass(cls, nn.Module):
+        raise ValueError(
+            f"class_path must name a torch module; {setting['class_path']!r} is a {cls.__name__}, which is none; "
+            "name a layer's class."
+        )
     given = {
         key: build(value, {}) if isinstance(value, Mapping) and "class_path" in value else value
         for key, value in given.items()
     }
-    parameters = _parameters(cls)
+    parameters = inspect.signature(cls).parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         for key in given:
             if key not in parameters:
@@ -89,19 +99,24 @@ def build(setting: Any, names: Mapping[str, type], **offered: Any) -> Any:
     arguments = {key: value for key, value in offered.items() if key in parameters} | given
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except Exception as error:  # whatever a foreign constructor raises is the configuration's mistake
         raise ValueError(
-            f"{cls.__name__} must be buildable from its init_args; got {given or 'none'}: {error}; complete them."
+            f"{cls.__name__} must be buildable from its init_args; got {given or 'none'}: {error}; correct them."
         ) from error
 
 
-def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(cls).parameters
-    except ValueError as error:
-        raise ValueError(
-            f"class_path must name a class with readable arguments; got {cls.__name__}: {error}; name a layer's class."
-        ) from error
+def foreign(setting: Any, names: Mapping[str, type]) -> list[str]:
+    """List the class paths in a setting that lead outside `TRUSTED`: code that building it would run."""
+    if isinstance(setting, str):
+        setting = {"class_path": setting}
+    if not isinstance(setting, Mapping):
+        return []
+    path = setting.get("class_path")
+    own = path is None or path in names or str(path).startswith(TRUSTED)
+    inner = setting.get("init_args") or {}
+    values = inner.values() if isinstance(inner, Mapping) else ()
+    nested = [p for value in values if isinstance(value, Mapping) for p in foreign(value, {})]
+    return ([] if own else [str(path)]) + nested
 
 
 def _from_file(file: Path, path: str) -> Any:
@@ -116,7 +131,11 @@ def _from_file(file: Path, path: str) -> Any:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as error:
             del sys.modules[name]
-            raise
+            if not isinstance(error, Exception):
+                raise
+            raise ValueError(
+                f"class_path must name a file that can be run; {file} raised {type(error).__name__}: {error}; mend it."
+            ) from error
     return sys.modules[name]

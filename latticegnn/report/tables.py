@@ -19,6 +19,20 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return _columns(lines)
 
 
+def format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say for each baseline whether the lattice wins: the paired difference on the same test rows, 95 % interval."""
+    metric, sign = ("mrr@10", 1) if "mrr@10" in rows[0] else ("fvu", -1)
+    lines = []
+    for row in rows[1:]:
+        low, high = row["lattice_minus_low"], row["lattice_minus_high"]
+        better = low * sign > 0 and high * sign > 0
+        worse = low * sign < 0 and high * sign < 0
+        verdict = "the lattice wins" if better else "the lattice loses" if worse else "no clear difference"
+        gap = f"{row['lattice_minus']:+.3f} [{low:+.3f}, {high:+.3f}]"
+        lines.append(f"lattice − {row['model']}: {metric} {gap}, {verdict}")
+    return "\n".join(lines)
+
+
 def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out an experiment's table: a row a model of each variant, mean ± deviation over its seeds, and cost."""
     metrics = [m for m in METRICS if m in rows[0]]

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -124,6 +123,7 @@ class RunCLI(LightningCLI):
         for file in config_files(self._arguments):
             read_mapping(file)
         self.config = parser.parse_args(self._arguments)
+        set_level(self.config.log_level)
         seed = self.config.seed_everything
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed_everything must be a whole number from 0 to 2³² − 1; got {seed}; 0 is the default.")
@@ -148,10 +148,16 @@ class RunCLI(LightningCLI):
                 "trainer.max_epochs must be at least 1, as the schedule needs an end; got "
                 f"{config.trainer.max_epochs}; set it."
             )
-        accelerator = config.trainer.accelerator
-        on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-        if config.trainer.precision in ("16-mixed", "16", 16) and on_cpu:
-            raise ValueError("trainer.precision 16-mixed needs a GPU; the accelerator is cpu; use bf16-mixed or 32.")
+        if config.trainer.precision not in (None, 32, "32", "32-true"):
+            raise ValueError(
+                "trainer.precision must be 32-true, as the sums over neighbours run in float32 so far; got "
+                f"{config.trainer.precision!r}; leave it out."
+            )
+        if config.trainer.max_steps not in (None, -1):
+            raise ValueError(
+                "a run's budget is set in epochs, so that each ends with a validation; got trainer.max_steps "
+                f"{config.trainer.max_steps}; set trainer.max_epochs."
+            )
         batches, every = config.trainer.limit_val_batches, config.trainer.check_val_every_n_epoch or 1
         if batches == 0 or every > config.trainer.max_epochs:
             raise ValueError(
@@ -239,3 +245,12 @@ def quiet_engine() -> Iterator[None]:
     finally:
         for name, level in zip(names, levels, strict=True):
             logging.getLogger(name).setLevel(level)
+
+
+def set_level(level: str) -> None:
+    """Let the package log from this level on, one line a record, to standard error."""
+    if not logging.getLogger("latticegnn").handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logging.getLogger("latticegnn").addHandler(handler)
+    logging.getLogger("latticegnn").setLevel(level.upper())

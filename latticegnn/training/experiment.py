@@ -6,12 +6,16 @@ import hashlib
 import json
 import logging
 import statistics
+import tempfile
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from latticegnn.lattice.storage import write_atomically
+from latticegnn.training.configuration import RunCLI
 from latticegnn.training.errors import OneLineParser, read_mapping
 from latticegnn.training.fit import Run
 
@@ -69,7 +73,8 @@ def load_experiment(path: Path) -> Experiment:
 def run_experiment(path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """Train what is missing, and gather a row for each model of each variant: mean and deviation over seeds, and cost.
 
-    A run counts as done when its folder, named by variant, seed and a hash of all settings, holds ``metrics.json``.
+    A run counts as done when its folder, named by variant, seed and a hash of all settings and of the files they name,
+    holds ``metrics.json``. All missing variants are built once before the first is trained.
     The rows are also written to ``experiment.json``.
 
     Returns:
@@ -77,36 +82,54 @@ def run_experiment(path: Path) -> tuple[Path, list[dict[str, Any]]]:
     """
     experiment = load_experiment(path)
     folder = experiment.run_dir / path.stem
+    runs = [(name, seed) for name in experiment.variants for seed in experiment.seeds]
+    missing = [run for run in runs if not (_place(experiment, folder, *run) / "metrics.json").is_file()]
+    logger.info("%d of %d runs are done already", len(runs) - len(missing), len(runs))
+    with tempfile.TemporaryDirectory() as scratch:
+        # A mistake in the last variant should not wait for the first to be trained.
+        for name in dict(missing):
+            RunCLI(_arguments(experiment, name, 0, Path(scratch)), Path(scratch) / "run")
+    for name, seed in missing:
+        logger.info("variant %s, seed %d", name, seed)
+        place = _place(experiment, folder, name, seed)
+        place.mkdir(parents=True, exist_ok=True)
+        Run(_arguments(experiment, name, seed, place), place).execute()
     rows = []
-    for name, variant in experiment.variants.items():
-        results = [_result(experiment, folder, name, variant, seed) for seed in experiment.seeds]
+    for name in experiment.variants:
+        files = [_place(experiment, folder, name, seed) / "metrics.json" for seed in experiment.seeds]
+        tables = [json.loads(file.read_text(encoding="utf-8"))["table"] for file in files]
         # A run's table starts with the lattice; the baselines it was asked for follow.
-        rows += [_row(name, [result[k] for result in results]) for k in range(len(results[0]))]
+        rows += [_row(name, list(results)) for results in zip(*tables, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "experiment.json").write_text(json.dumps({"table": rows}, indent=2), encoding="utf-8")
+    write_atomically(folder / "experiment.json", json.dumps({"table": rows}, indent=2).encode())
     return folder, rows
 
 
-def _result(
-    experiment: Experiment, folder: Path, name: str, variant: dict[str, Any], seed: int
-) -> list[dict[str, Any]]:
-    content = [experiment.base.read_text(encoding="utf-8"), experiment.settings, variant, seed]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
-    place = folder / f"{name}-seed{seed}-{digest}"
-    if (place / "metrics.json").is_file():
-        logger.info("already done: %s", place)
-    else:
-        logger.info("variant %s, seed %d", name, seed)
-        place.mkdir(parents=True, exist_ok=True)
-        overrides = place / "overrides.yaml"
-        overrides.write_text(yaml.safe_dump(experiment.settings), encoding="utf-8")
-        changes = place / "variant.yaml"
-        changes.write_text(yaml.safe_dump(variant), encoding="utf-8")
-        files = [experiment.base, *(f for f, c in ((overrides, experiment.settings), (changes, variant)) if c)]
-        words = [word for file in files for word in ("--config", str(file))]
-        Run([*words, "--seed_everything", str(seed)], place).execute()
-    table: list[dict[str, Any]] = json.loads((place / "metrics.json").read_text(encoding="utf-8"))["table"]
-    return table
+def _arguments(experiment: Experiment, name: str, seed: int, folder: Path) -> list[str]:
+    words = ["--config", str(experiment.base)]
+    for part, content in (("settings", experiment.settings), ("variant", experiment.variants[name])):
+        if content:
+            file = folder / f"{part}.yaml"
+            file.write_text(yaml.safe_dump(content), encoding="utf-8")
+            words += ["--config", str(file)]
+    return [*words, "--seed_everything", str(seed)]
+
+
+def _place(experiment: Experiment, folder: Path, name: str, seed: int) -> Path:
+    base = yaml.safe_load(experiment.base.read_text(encoding="utf-8"))
+    content = [version("latticegnn"), base, experiment.settings, experiment.variants[name], seed]
+    files = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(_files(content))}
+    digest = hashlib.sha256(json.dumps([content, files], sort_keys=True).encode()).hexdigest()[:10]
+    return folder / f"{name}-seed{seed}-{digest}"
+
+
+def _files(content: Any) -> set[str]:
+    """Find the files that settings name, a layer's ``file.py:Class`` or data, so that a change in one is noticed."""
+    if isinstance(content, str):
+        file = content.rpartition(":")[0] if ".py:" in content else content
+        return {file} if "." in file and Path(file).is_file() else set()
+    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return set().union(*map(_files, values))
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:

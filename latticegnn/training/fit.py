@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.analysis import baselines
-from latticegnn.analysis.metrics import evaluate, reciprocal_rank
+from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_rank, row_statistics
 from latticegnn.data import EmbeddingSplit
+from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
 from latticegnn.training.configuration import RunCLI, quiet_engine
 from latticegnn.training.module import EmbeddingModule
@@ -47,11 +48,11 @@ class Run:
 
     def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
         self.cli = RunCLI(arguments, folder)
-        set_level(self.cli.config.log_level)
         self.folder: Path = self.cli.folder
         self.module: EmbeddingModule = self.cli.model
         self.model: LatticeModel = self.cli.model.lattice
         self.data = self.cli.datamodule.content
+        self._lattice: Tensor | None = None  # the lattice's figures row by row, which the baselines are paired with
         if self.cli.config.ckpt_path is not None:
             check_checkpoint(self.cli.config.ckpt_path, self.module)
 
@@ -89,7 +90,7 @@ class Run:
                 "torch": torch.__version__,
             },
         }
-        (self.folder / "metrics.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+        write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
         _point_latest(self.folder)
         return result
 
@@ -155,13 +156,21 @@ class Run:
 
     def _row(self, name: str, model: nn.Module, cost: dict[str, float] | None = None) -> dict[str, Any]:
         split = self.data.splits["test"]
-        figures = evaluate(predict(model, split), split.targets, self.module.train_mean, self.data.pairs)
+        prediction = predict(model, split)
+        given = (split.targets, self.module.train_mean, self.data.pairs)
+        figures = evaluate(prediction, *given)
         row: dict[str, Any] = {
             "model": name,
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "parameters": getattr(model, "fitted", sum(p.numel() for p in model.parameters() if p.requires_grad)),
         }
         for metric, figure in figures.items():
             row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}
+        statistics = row_statistics(prediction, *given)["mrr@10" if self.data.pairs else "fvu"]
+        if self._lattice is None:
+            self._lattice = statistics
+        else:
+            gap = paired_difference(self._lattice, statistics)
+            row |= {"lattice_minus": gap["value"], "lattice_minus_low": gap["low"], "lattice_minus_high": gap["high"]}
         return row | (cost or {})
 
 
@@ -216,15 +225,6 @@ def predict(model: nn.Module, split: EmbeddingSplit, batch_size: int = 256) -> T
     """Predict the targets of a whole split: [n, D]."""
     model.eval()
     return torch.cat([model(batch).embedding for batch in split.inputs.split(batch_size)])
-
-
-def set_level(level: str) -> None:
-    """Let the package log from this level on, one line a record, to standard error."""
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(level.upper())
 
 
 def _point_latest(folder: Path) -> None:

@@ -13,8 +13,8 @@ from latticegnn.training.losses import LossWeights, loss_terms
 
 logger = logging.getLogger("latticegnn")
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Ridge penalties tried, as parts of the variance of a number read."""
+PENALTIES = tuple(10.0**k for k in range(-4, 4))
+"""Ridge penalties tried, in units of the variance of a number read; a code of K numbers sums to K of them."""
 
 
 @torch.no_grad()

@@ -128,9 +128,13 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--checkpoint.monitor", "validation/cosine"),
         ("checkpoint.mode must be max for validation/cosine", "got 'min'", "set it to max"),
     ),
-    "half precision on a CPU": (
+    "half precision": (
         (*FIT, "--trainer.precision", "16-mixed"),
-        ("16-mixed needs a GPU", "the accelerator is cpu", "use bf16-mixed or 32"),
+        ("trainer.precision must be 32-true", "got '16-mixed'", "leave it out"),
+    ),
+    "a budget in steps": (
+        (*FIT, "--trainer.max_steps", "1"),
+        ("budget is set in epochs", "got trainer.max_steps 1", "set trainer.max_epochs"),
     ),
     "no devices": (
         (*FIT, "--trainer.devices", "0"),

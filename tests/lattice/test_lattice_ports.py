@@ -186,13 +186,13 @@ def test_the_command_line_builds_them() -> None:
         (lambda: Ports.from_dict({"placement": {"name": "grid"}}), "given by class_path", "['name']", "class_path:"),
         (
             lambda: Ports.from_dict({"placement": {"class_path": "latticegnn.lattice.ports.Nowhere"}}),
-            "importable Placement class",
+            "a Placement class of an imported module",
             "Nowhere",
             "placement.Random",
         ),
         (
             lambda: Ports.from_dict({"placement": {"class_path": "Random"}}),
-            "importable Placement class",
+            "a Placement class of an imported module",
             "'Random'",
             "placement.Random",
         ),

@@ -153,7 +153,7 @@ def test_refusals(refuses) -> None:
     graph = build_graph(OPEN)
     with refuses("tiers local, functional, distant", "'functoinal'", "use these names"):
         make(graph, experts={"functoinal": "mlp"})
-    with refuses("functional tier: an expert must be a torch module", "got Fraction", "name a layer's class"):
+    with refuses("must name a torch module", "'fractions.Fraction'", "name a layer's class"):
         make(graph, experts={"functional": "fractions.Fraction"})
     with refuses("local tier: an expert must return the shape", "Narrow returned [1, 1, 3]", "output width to 4"):
         make(graph, experts={"local": f"{__name__}.Narrow"})

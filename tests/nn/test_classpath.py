@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from latticegnn.nn import MLPExpert
-from latticegnn.nn.classpath import build, resolve
+from latticegnn.nn.classpath import build, foreign, resolve
 from latticegnn.nn.experts import MeanFieldExpert
 
 NAMES = {"mlp": MLPExpert, "mean_field": MeanFieldExpert}
@@ -60,11 +60,11 @@ def test_a_class_with_keyword_arguments_of_any_name_gets_them() -> None:
         ("torch.nn.Qqqqqqq", "must name a class", "no class 'Qqqqqqq'", "check the spelling"),
         ("torch.pi", "must name a class", "no class 'pi'", "check the spelling"),
         ("no/such/file.py:Mine", "an existing file", "no file no/such/file.py", "check the path"),
-        ("builtins.dict", "a class with readable arguments", "got dict", "name a layer's class"),
+        ("subprocess.Popen", "must name a torch module", "'subprocess.Popen'", "name a layer's class"),
         ({"class_path": "mlp", "init_args": {"hiden": 3}}, "arguments it takes", "'hiden'", "did you mean 'hidden'?"),
         ({"class_path": "mlp", "init_args": {"zzz": 3}}, "arguments it takes", "'zzz'", "it takes channels, moments"),
-        ("torch.nn.Linear", "buildable from its init_args", "got none", "complete them"),
-        ("latticegnn.nn.Expert", "buildable from its init_args", "abstract class", "complete them"),
+        ("torch.nn.Linear", "buildable from its init_args", "got none", "correct them"),
+        ("latticegnn.nn.Expert", "buildable from its init_args", "abstract class", "correct them"),
         (
             {"class_path": "torch_geometric.nn.GINConv", "init_args": {"nn": {"class_path": "torch.nn.Lniear"}}},
             "must name a class",
@@ -93,5 +93,14 @@ def test_a_file_without_the_class_and_a_file_that_fails(tmp_path, refuses) -> No
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('half written')\n")
     for _ in range(2):  # the second time too: a half-loaded module is not kept
-        with pytest.raises(RuntimeError, match="half written"):
+        with refuses("a file that can be run", "RuntimeError: half written", "mend it"):
             resolve(f"{broken}:Layer", {})
+
+
+def test_paths_that_lead_outside_are_found_at_any_depth() -> None:
+    assert foreign("mlp", {"mlp": dict}) == []
+    assert foreign({"class_path": "torch_geometric.nn.SAGEConv"}, {}) == []
+    assert foreign({"class_path": "latticegnn.nn.Expert"}, {}) == []
+    assert foreign("mine.py:Layer", {}) == ["mine.py:Layer"]
+    nested = {"class_path": "torch_geometric.nn.GINConv", "init_args": {"nn": {"class_path": "evil.Net"}, "eps": 1}}
+    assert foreign(nested, {}) == ["evil.Net"]

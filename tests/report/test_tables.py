@@ -1,6 +1,6 @@
 """Tables for the terminal: every figure in its column."""
 
-from latticegnn.report.tables import format_table, format_variants
+from latticegnn.report.tables import format_table, format_variants, format_verdict
 
 
 def figure(name: str, value: float) -> dict[str, float]:
@@ -33,3 +33,16 @@ def test_an_experiments_table() -> None:
         "─────────────────────────────────────────────────────────────",
         "sage         3       1,234  0.250 ± 0.013       61        4.0",
     ]
+
+
+def test_the_verdict_follows_the_interval_and_what_is_better() -> None:
+    def verdicts(metric: str, *intervals: tuple[float, float]) -> list[str]:
+        rows = [{"model": "lattice", metric: 0.5}]
+        for low, high in intervals:
+            gap = {"lattice_minus": (low + high) / 2, "lattice_minus_low": low, "lattice_minus_high": high}
+            rows.append({"model": "pca", metric: 0.5, **gap})
+        return [line.rpartition(", ")[2] for line in format_verdict(rows).splitlines()]
+
+    clear = ["the lattice wins", "no clear difference", "the lattice loses"]
+    assert verdicts("mrr@10", (0.01, 0.03), (-0.01, 0.03), (-0.03, -0.01)) == clear
+    assert verdicts("fvu", (-0.03, -0.01), (-0.01, 0.03), (0.01, 0.03)) == clear

@@ -12,7 +12,8 @@ import torch
 
 from latticegnn.analysis.metrics import evaluate
 from latticegnn.model import LatticeModel
-from latticegnn.training.fit import Run, predict, set_level
+from latticegnn.training.configuration import set_level
+from latticegnn.training.fit import Run, predict
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ["lattice", "mean", "pca_9", "projection_only", "frozen_cell", "mlp_equal_parameters", "mlp_equal_compute"]
@@ -49,11 +50,16 @@ def test_the_metrics_have_the_keys_and_intervals_that_are_promised(finished) -> 
             assert row[f"{metric}_low"] <= row[metric] <= row[f"{metric}_high"]
         trained = row["model"] not in ("mean", "pca_9")
         assert ("seconds" in row, "ms_per_update" in row, "updates" in row) == (trained,) * 3
-        assert (row["parameters"] > 0) is trained
+        assert row["parameters"] > 0
+        paired = {key for key in row if key.startswith("lattice_minus")}
+        assert len(paired) == (0 if row["model"] == "lattice" else 3)
     by_name = {row["model"]: row for row in rows}
     assert {by_name[name]["updates"] for name in ROWS[3:]} == {by_name["lattice"]["updates"]} == {8}
     assert by_name["lattice"]["parameters"] == content["parameters"]["total"] == 699
     assert by_name["frozen_cell"]["parameters"] == content["parameters"]["maps"]
+    assert by_name["mean"]["parameters"] == finished.data.dim
+    gap = by_name["lattice"]["fvu"] - by_name["pca_9"]["fvu"]
+    assert by_name["pca_9"]["lattice_minus"] == pytest.approx(gap)
     assert by_name["mean"]["fvu"] == pytest.approx(1, abs=0.2)
     assert by_name["pca_9"]["fvu"] < 0.01
     assert content["data"]["rows"] == {"train": 114, "validation": 18, "test": 18}
