@@ -1,5 +1,6 @@
 """One thread for every test, and the check that an error speaks in three parts."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -23,3 +24,14 @@ def refuses() -> Refusal:
             assert part in str(caught.value)
 
     return check
+
+
+@pytest.fixture(autouse=True)
+def _own_log_level() -> Iterator[None]:
+    """The command line sets the level and handler of the package's log; no test inherits another's."""
+    log = logging.getLogger("latticegnn")
+    level = log.level
+    log.handlers.clear()  # one made under another test's captured stderr would write there
+    yield
+    log.setLevel(level)
+    log.handlers.clear()

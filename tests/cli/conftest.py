@@ -1,7 +1,6 @@
 """A working directory with data, good and bad, and a way to call the program in this process."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,6 @@ class Wrong(nn.Module):
     def forward(self, x, edge_index, edge_attr):
         return self.map(x)
 '''
-
-
-@pytest.fixture(autouse=True)
-def _own_log() -> Iterator[None]:
-    """Drop the handler a run adds: it holds the standard error of the test that came first."""
-    yield
-    logging.getLogger("latticegnn").handlers.clear()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A configuration small enough to train in a second, and one run of it that many tests look at."""
 
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,6 @@ import yaml
 from latticegnn.training.fit import Run
 
 Start = Callable[..., Run]
-
-
-@pytest.fixture(autouse=True)
-def _own_log() -> Iterator[None]:
-    """Drop the handler a run adds: it holds the standard error of the test that came first."""
-    yield
-    logging.getLogger("latticegnn").handlers.clear()
 
 
 @pytest.fixture(scope="session")
