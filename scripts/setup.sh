@@ -33,7 +33,9 @@ want="$(cat pyproject.toml constraints.txt scripts/setup.sh | cksum) ${PYTHON:-a
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$want" ] && [ -x "$VENV/bin/python" ]; then exit 0; fi
 
 python=$(find_python)
-cache=${XDG_CACHE_HOME:-${HOME:-.}/.cache}/latticegnn/wheelhouse
+[ -n "${XDG_CACHE_HOME:-${HOME:-}}" ] ||
+  fail "the compiled wheels are kept in a cache folder; neither HOME nor XDG_CACHE_HOME is set; set one of them."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/latticegnn/wheelhouse
 # What would fail in minutes fails now.
 if [ -n "${LATTICEGNN_WHEELS:-}" ]; then
   [ -d "$LATTICEGNN_WHEELS" ] ||

@@ -165,11 +165,11 @@ class Run:
         }
         for metric, figure in figures.items():
             row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}
-        statistics = row_statistics(prediction, *given)["mrr@10" if self.data.pairs else "fvu"]
+        shares = row_statistics(prediction, *given)["mrr@10" if self.data.pairs else "fvu"]
         if self._lattice is None:
-            self._lattice = statistics
+            self._lattice = shares
         else:
-            gap = paired_difference(self._lattice, statistics)
+            gap = paired_difference(self._lattice, shares)
             row |= {"lattice_minus": gap["value"], "lattice_minus_low": gap["low"], "lattice_minus_high": gap["high"]}
         return row | (cost or {})
 
