@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,23 +18,38 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
-from latticegnn.lattice import LatticeSpec, Ports, Tier, build_graph, check_light_cone, steps_needed
+from latticegnn.lattice import (
+    LatticeSpec,
+    Ports,
+    Tier,
+    build_graph,
+    check_light_cone,
+    check_tiers,
+    coordinates,
+    steps_needed,
+)
 from latticegnn.nn import (
     EXPERTS,
     EmbeddingToLatticeMapper,
     EmbeddingTransformer,
+    Execution,
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
     Readout,
     VolumeStateInitializer,
+    bind_step,
+    check_execution,
 )
 from latticegnn.nn.classpath import foreign
 
 FORMAT = 1
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+logger = logging.getLogger("latticegnn")
 
 
 @dataclass
@@ -81,6 +98,10 @@ class LatticeModel(nn.Module):
         require_light_cone: Refuse to build when the output ports are out of reach in ``steps`` steps. Off only to show
             that nothing is learned then.
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
+        radial: Learn a weight for each distance between neighbours, see `LatticeCell`.
+        execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
+            agree to rounding, and the log says which was chosen.
+        checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
         seed: Of every random start.
 
     Shapes:
@@ -112,6 +133,9 @@ class LatticeModel(nn.Module):
         gain: float = 1.0,
         require_light_cone: bool = True,
         backend: str = "auto",
+        radial: bool = False,
+        execution: Execution = "auto",
+        checkpoint: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -123,33 +147,37 @@ class LatticeModel(nn.Module):
             raise ValueError(f"gain must be above 0; got {gain}; 1 is the default.")
         if initialisation not in ("shift", "random"):
             raise ValueError(f"initialisation must be shift or random; got {initialisation!r}; choose one of them.")
+        check_execution(execution)
+        check_tiers(spec)
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
         self.settings: dict[str, Any] = {
             "spec": spec.to_dict(), "embedding_dim": embedding_dim, "channels": channels, "hidden": hidden,
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
-            "require_light_cone": require_light_cone, "backend": backend, "seed": seed,
+            "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
+            "checkpoint": checkpoint, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
-        graph = build_graph(spec, inputs, outputs)
-        self.graph = graph
-        self.register_buffer("input_nodes", graph.input_nodes, persistent=False)
-        self.register_buffer("output_nodes", graph.output_nodes, persistent=False)
+        self.execution, self.checkpoint = execution, checkpoint
+        self._told: set[str] = set()
+        self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
+        self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
+        place = coordinates(spec).double()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             step = min(1.0, (self._distance() + 1) / steps)
-            self.cell = LatticeCell(graph, channels, hidden, experts, step, backend)
+            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial)
             if initialisation == "shift":
-                self._start_shift(step)
+                self._start_shift(place, step)
             centre = (torch.tensor(spec.shape) - 1) / 2
-            place = (graph.pos[graph.input_nodes] - centre) / centre.clamp_min(0.5)
-            self.mapper = EmbeddingToLatticeMapper(place, channels)
-            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(graph.input_nodes))
-            self.extractor = LatticeToEmbeddingExtractor(readout, len(graph.output_nodes), channels)
-            self.transformer = EmbeddingTransformer(embedding_dim, len(graph.input_nodes), self.extractor.width)
+            ports = (place[self.input_nodes].float() - centre) / centre.clamp_min(0.5)
+            self.mapper = EmbeddingToLatticeMapper(ports, channels)
+            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(ports))
+            self.extractor = LatticeToEmbeddingExtractor(readout, len(self.output_nodes), channels)
+            self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps."""
@@ -181,8 +209,9 @@ class LatticeModel(nn.Module):
         # Nodes first inside the loop: B and F are then one dense axis for the aggregation.
         state = self.volume(code).index_add(1, self.input_nodes, self.mapper(code)).transpose(0, 1).contiguous()
         states = [state]
+        advance = self._step(state.shape[0] * state.shape[1])
         for _ in range(count):
-            state = self.cell.advance(state)
+            state = advance(state)
             if trajectory:
                 states.append(state)
         read = self.extractor(state[self.output_nodes].transpose(0, 1))
@@ -194,6 +223,11 @@ class LatticeModel(nn.Module):
             steps=torch.full((embedding.shape[0],), count, device=embedding.device),
             trajectory=torch.stack(states).transpose(1, 2) if trajectory else None,
         )
+
+    @functools.cached_property
+    def graph(self) -> Data:
+        """The lattice as a PyG graph with its ports, see `build_graph`; made when first asked for."""
+        return build_graph(self.spec, self.inputs, self.outputs)
 
     def fit_maps(self, inputs: Tensor, targets: Tensor) -> None:
         """Start the maps into and out of the code from a sample, see `EmbeddingTransformer.fit`.
@@ -316,8 +350,14 @@ class LatticeModel(nn.Module):
         except ValueError:
             return max(self.spec.shape) - 1
 
-    def _start_shift(self, step: float) -> None:
-        place = self.graph.pos.double()
+    def _step(self, rows: int) -> Callable[[Tensor], Tensor]:
+        step, chosen = bind_step(self.cell, self.execution, self.checkpoint, rows)
+        if chosen not in self._told:
+            self._told.add(chosen)
+            logger.info("step: %s (execution: %s)", chosen, self.execution)
+        return step
+
+    def _start_shift(self, place: Tensor, step: float) -> None:
         way = place[self.output_nodes].mean(dim=0) - place[self.input_nodes].mean(dim=0)
         sides = torch.tensor(self.spec.shape, dtype=way.dtype)
         around = (way / sides).round() * sides  # a periodic axis is crossed the short way round

@@ -235,7 +235,7 @@ def test_texts_are_embedded_by_the_teacher_and_carried_through(refuses) -> None:
         ({"initialisation": "shfit"}, "shift or random", "'shfit'", "choose one of them"),
         ({"interior": "zero"}, "interior must be one of", "'zero'", "choose one"),
         ({"readout": "all"}, "readout must be one of", "'all'", "choose one"),
-        ({"backend": "dense"}, "backend must be one of", "'dense'", "choose one of them"),
+        ({"backend": "spares"}, "backend must be one of", "'spares'", "did you mean 'sparse'?"),
         ({"experts": {"local": "mpl"}}, "class_path must be one of", "'mpl'", "did you mean 'mlp'?"),
         ({"experts": {"near": "mlp"}}, "tiers local, functional, distant", "'near'", "use these names"),
     ],

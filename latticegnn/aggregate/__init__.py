@@ -8,50 +8,69 @@ import logging
 from collections.abc import Callable, Sequence
 
 # First of all imports of PyG: this one expects what PyG warns of.
-from latticegnn.lattice import LatticeSpec, Tier, build_graph
+from latticegnn.lattice import LatticeSpec, Tier
 
 # isort: split
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from latticegnn.aggregate.aggregator import Aggregator as Aggregator
+from latticegnn.aggregate.choice import choose as choose
+from latticegnn.aggregate.dense import DenseAggregator as DenseAggregator
+from latticegnn.aggregate.dft import DFT
 from latticegnn.aggregate.edge import EdgeAggregator as EdgeAggregator
+from latticegnn.aggregate.fft import FFT
 from latticegnn.aggregate.moments import COMPONENTS as COMPONENTS
 from latticegnn.aggregate.moments import Moment as Moment
 from latticegnn.aggregate.moments import Moments as Moments
 from latticegnn.aggregate.moments import tier_moments as tier_moments
 from latticegnn.aggregate.sparse import SparseAggregator as SparseAggregator
+from latticegnn.aggregate.spectral import SpectralAggregator as SpectralAggregator
 
-BACKENDS: dict[str, Callable[[Moments], nn.Module]] = {
+BACKENDS: dict[str, Callable[[Moments], Aggregator]] = {
     "edge": EdgeAggregator,
     "segment": functools.partial(EdgeAggregator, segments=True),
     "sparse": SparseAggregator,
+    "dense": DenseAggregator,
+    "fft": functools.partial(SpectralAggregator, backend="fft", transform=FFT),
+    "dft": functools.partial(SpectralAggregator, backend="dft", transform=DFT),
 }
 
 logger = logging.getLogger("latticegnn")
 
 
-def aggregator(graph: Data, functionals: Sequence[tuple[Tier, Moment]], backend: str = "auto") -> nn.Module:
+def aggregator(
+    lattice: LatticeSpec | Data,
+    functionals: Sequence[tuple[Tier, Moment]],
+    backend: str = "auto",
+    radial: bool = False,
+) -> Aggregator:
     """Make the module that applies neighbourhood functionals to a state, nodes first: [N, B, F] -> [R, N, B, F].
 
     Args:
-        graph: A lattice graph.
+        lattice: A `LatticeSpec`, or a graph that `build_graph` made. No backend but "edge" and "segment" makes an edge
+            list; a graph's own is used only where it is not all of its spec's.
         functionals: Which moments of which tiers, in the order of the output's first axis.
         backend: "edge" (PyG's propagate, the reference), "segment" (the same, sorted and reduced by torch-scatter),
-            "sparse" (CSR products), or "auto": sparse, the fastest in every regime that `benchmarks/aggregation.py`
-            measures.
+            "sparse" (CSR products), "dense" (one matrix product), "fft" (PyTorch's fast Fourier transform), "dft"
+            (Fourier transforms as matrix products), or "auto": the cheapest by the rule in `choice.estimates`.
+        radial: Give each distinct distance of the tiers concerned a weight, passed with the state: [S] in the order of
+            rising distance.
 
     Raises:
-        ValueError: For an unknown backend.
+        ValueError: For an unknown backend, one that cannot serve this lattice, or tables that do not fit in memory.
     """
-    name = "sparse" if backend == "auto" else backend
-    if name not in BACKENDS:
+    if backend != "auto" and backend not in BACKENDS:
         allowed = ("auto", *BACKENDS)
         near = difflib.get_close_matches(str(backend), allowed, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "choose one of them."
         raise ValueError(f"backend must be one of {', '.join(allowed)}; got {backend!r}; {hint}")
+    moments = tier_moments(lattice, functionals, radial)
     if backend == "auto":
-        logger.info("aggregation backend: sparse, the fastest in every regime measured (backend: auto)")
-    return BACKENDS[name](tier_moments(graph, functionals))
+        backend, reason = choose(moments)
+        logger.info("aggregation backend: %s, %s (backend: auto)", backend, reason)
+    return BACKENDS[backend](moments)
 
 
 class TierOperator(nn.Module):
@@ -62,6 +81,7 @@ class TierOperator(nn.Module):
         tier: "local", "functional" or "distant".
         backend: See `aggregator`; the attribute `backend` says which one runs.
         moment: "mean" or "gradient".
+        radial: Learn a weight for each distinct distance of the tier: the parameter ``weights`` [S], ones at first.
 
     Shapes:
         - input: state [B, N, F]
@@ -72,7 +92,12 @@ class TierOperator(nn.Module):
     """
 
     def __init__(
-        self, lattice: LatticeSpec | Data, tier: str | Tier, backend: str = "auto", moment: Moment = "mean"
+        self,
+        lattice: LatticeSpec | Data,
+        tier: str | Tier,
+        backend: str = "auto",
+        moment: Moment = "mean",
+        radial: bool = False,
     ) -> None:
         super().__init__()
         names = [t.name.lower() for t in Tier]
@@ -81,10 +106,11 @@ class TierOperator(nn.Module):
             raise ValueError(f"tier must be one of {', '.join(names)}; got {tier!r}; choose one of them.")
         if moment not in COMPONENTS:
             raise ValueError(f"moment must be one of {', '.join(COMPONENTS)}; got {moment!r}; choose one of them.")
-        graph = build_graph(lattice) if isinstance(lattice, LatticeSpec) else lattice
         self.moment = moment
-        self.inner = aggregator(graph, [(Tier[name.upper()], moment)], backend)
-        self.backend = str(self.inner.backend)
+        self.inner = aggregator(lattice, [(Tier[name.upper()], moment)], backend, radial)
+        self.backend = self.inner.backend
+        self.weights: nn.Parameter | None
+        self.register_parameter("weights", nn.Parameter(torch.ones(self.inner.shells)) if radial else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Aggregate a state."""
@@ -93,7 +119,7 @@ class TierOperator(nn.Module):
                 f"the state must have shape [B, N, F] with N = {self.inner.num_nodes}; got {list(x.shape)}; "
                 "pass a batch of states of this lattice."
             )
-        out = self.inner(x.transpose(0, 1)).permute(2, 1, 3, 0)
+        out = self.inner(x.transpose(0, 1), self.weights).permute(2, 1, 3, 0)
         return out.squeeze(-1) if self.moment == "mean" else out
 
 

@@ -6,6 +6,7 @@ from latticegnn.lattice.export import to_networkx as to_networkx
 from latticegnn.lattice.export import write_graphml as write_graphml
 from latticegnn.lattice.graph import attach_ports as attach_ports
 from latticegnn.lattice.graph import build_graph as build_graph
+from latticegnn.lattice.graph import check_tiers as check_tiers
 from latticegnn.lattice.graph import validate_graph as validate_graph
 from latticegnn.lattice.lightcone import LightConeError as LightConeError
 from latticegnn.lattice.lightcone import arrival as arrival
@@ -29,6 +30,7 @@ from latticegnn.lattice.stencil import coordinates as coordinates
 from latticegnn.lattice.stencil import degrees as degrees
 from latticegnn.lattice.stencil import edge_count as edge_count
 from latticegnn.lattice.stencil import empty_tiers as empty_tiers
+from latticegnn.lattice.stencil import mean_square_offset as mean_square_offset
 from latticegnn.lattice.stencil import neighbours as neighbours
 from latticegnn.lattice.stencil import node_grid as node_grid
 from latticegnn.lattice.stencil import stencil as stencil

@@ -62,7 +62,7 @@ def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports |
     """
     inputs = Ports(face="z-") if inputs is None else inputs
     outputs = Ports(face="z+") if outputs is None else outputs
-    _check_tiers(spec)
+    check_tiers(spec)
     _check_memory(spec)
     place = coordinates(spec)
     target, source, offset = _stencil_edges(spec) if spec.edges == "stencil" else _radius_edges(spec, place)
@@ -94,7 +94,8 @@ def attach_ports(graph: Data, inputs: Ports, outputs: Ports) -> Data:
     return graph
 
 
-def _check_tiers(spec: LatticeSpec) -> None:
+def check_tiers(spec: LatticeSpec) -> None:
+    """Raise ValueError when ``strict_tiers`` is set and a tier has no neighbours."""
     if spec.strict_tiers and empty_tiers(spec):
         reasons = " ".join(row["message"] for row in tier_report(spec) if row["message"] is not None)
         names = ", ".join(tier.name.lower() for tier in empty_tiers(spec))

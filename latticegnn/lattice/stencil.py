@@ -194,6 +194,24 @@ def edge_count(spec: LatticeSpec) -> dict[Tier, int]:
     return {tier: int(pairs[parts.tier == tier].sum()) for tier in Tier}
 
 
+def mean_square_offset(spec: LatticeSpec) -> dict[Tier, list[float]]:
+    """Return each tier's mean squared offset along x, y and z over its edges, the self-edges counted in the local tier.
+
+    Tiers without any edge are left out.
+    """
+    parts = stencil(spec)
+    low, high = _target_boxes(spec, parts.offsets)
+    pairs = (high - low).prod(1)
+    found = {}
+    for tier in Tier:
+        chosen = parts.tier == tier
+        count = int(pairs[chosen].sum())
+        if count:
+            squares = (pairs[chosen].unsqueeze(1) * parts.offsets[chosen].square()).sum(0)
+            found[tier] = (squares.double() / count).tolist()
+    return found
+
+
 def empty_tiers(spec: LatticeSpec) -> tuple[Tier, ...]:
     """Return the tiers in which no cell has a neighbour (the cell itself is not one)."""
     parts = stencil(spec)

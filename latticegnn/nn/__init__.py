@@ -8,9 +8,13 @@ from latticegnn.nn.embedding import Interior as Interior
 from latticegnn.nn.embedding import LatticeToEmbeddingExtractor as LatticeToEmbeddingExtractor
 from latticegnn.nn.embedding import Readout as Readout
 from latticegnn.nn.embedding import VolumeStateInitializer as VolumeStateInitializer
+from latticegnn.nn.execution import Execution as Execution
+from latticegnn.nn.execution import bind_step as bind_step
+from latticegnn.nn.execution import check_execution as check_execution
 from latticegnn.nn.experts import AttentionExpert as AttentionExpert
 from latticegnn.nn.experts import EdgeExpert as EdgeExpert
 from latticegnn.nn.experts import Expert as Expert
 from latticegnn.nn.experts import GatedExpert as GatedExpert
 from latticegnn.nn.experts import MeanFieldExpert as MeanFieldExpert
 from latticegnn.nn.experts import MLPExpert as MLPExpert
+from latticegnn.nn.fused import FusedStep as FusedStep

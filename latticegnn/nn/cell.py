@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from latticegnn.aggregate import COMPONENTS, Moment, aggregator
-from latticegnn.lattice import Tier
+from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset
 from latticegnn.nn.classpath import build
 from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
 
@@ -46,14 +46,19 @@ class LatticeCell(MessagePassing):
     In PyG's template, ``message_and_aggregate`` is the chosen backend's product and ``update`` everything after it. No
     edge list travels with the call; PyG receives an empty `EdgeIndex` that carries the size.
 
+    This is the readable form of the step; `latticegnn.nn.FusedStep` computes the same from fewer, larger operations.
+
     Args:
-        graph: A lattice graph: ``edge_index``, ``edge_tier``, ``edge_offset``, ``edge_attr`` and N are read.
+        lattice: A `LatticeSpec`, or a graph that `build_graph` made. An edge list is made only for an expert that works
+            on edges, or a backend that does.
         channels: F.
         hidden: Width of the experts' hidden layers, for experts that take ``hidden``.
         experts: Tier name to expert: a name of `EXPERTS`, or class_path and init_args of an `Expert` or of any layer
             with PyG's ``forward(x, edge_index, edge_attr)``. Tiers left out keep their default.
         step: Initial ε, in (0, 1].
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
+        radial: Learn a weight for each distance between neighbours (`radial` [S], ones at first), by which their
+            states are multiplied before they are averaged.
 
     Shapes:
         - input: state [B, N, F]
@@ -68,30 +73,30 @@ class LatticeCell(MessagePassing):
 
     def __init__(
         self,
-        graph: Data,
+        lattice: LatticeSpec | Data,
         channels: int = 8,
         hidden: int = 16,
         experts: Mapping[str, Any] | None = None,
         step: float = 1.0,
         backend: str = "auto",
+        radial: bool = False,
     ) -> None:
         super().__init__(aggr="sum", node_dim=0)
         settings = _settings(experts)
-        self.num_nodes, self.channels = int(graph.num_nodes), channels
-        outward = (graph.edge_offset != 0).any(dim=1)
-        present = [t for t in Tier if bool((graph.edge_tier == int(t)).any())]
+        self.num_nodes, self.channels = int(lattice.num_nodes), channels
+        #: Mean square offset along each axis by tier, which turns a tier's first moment into a slope.
+        self.spread = _spread(lattice)
+        present = tuple(self.spread)
         # Tiers that hold more than the cell itself are aggregated; their moments sit side by side in one product.
-        self.reaching = tuple(t for t in present if bool((outward & (graph.edge_tier == int(t))).any()))
-        self.aggregator = aggregator(graph, [(t, m) for t in self.reaching for m in MOMENTS], backend)
+        self.reaching = tuple(tier for tier in present if any(self.spread[tier]))
+        self.aggregator = aggregator(lattice, [(t, m) for t in self.reaching for m in MOMENTS], backend, radial)
+        shells = self.aggregator.shells  # 0 without radial
+        self.radial: nn.Parameter | None
+        self.register_parameter("radial", nn.Parameter(torch.ones(shells)) if shells else None)
         self._size = EdgeIndex(
             torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
         )
         width = sum(COMPONENTS[m] for m in MOMENTS) * channels
-        #: Mean square offset along each axis, which turns a tier's first moment into a slope.
-        self.spread = {
-            t: graph.edge_offset[graph.edge_tier == int(t)].double().square().mean(dim=0).tolist()
-            for t in self.reaching
-        }
         self.experts = nn.ModuleDict()
         for tier in present:
             moments = width if tier in self.reaching else 0
@@ -99,7 +104,7 @@ class LatticeCell(MessagePassing):
                 settings[tier.name.lower()], EXPERTS, channels=channels, moments=moments, hidden=hidden,
                 in_channels=channels, out_channels=channels,
             )  # fmt: skip
-            self.experts[tier.name.lower()] = _as_expert(built, graph, tier, channels, moments)
+            self.experts[tier.name.lower()] = _as_expert(built, lattice, tier, channels, moments)
         self.bypass = nn.Linear(channels + width * len(self.reaching), channels, bias=False)
         self.norm = nn.LayerNorm(channels)
         self.gate = nn.Linear(channels + len(self.reaching), len(self.experts))
@@ -122,7 +127,7 @@ class LatticeCell(MessagePassing):
 
     def message_and_aggregate(self, edge_index: EdgeIndex, x: Tensor) -> Tensor:
         """Sum over the neighbours: [N, B, F] -> [R, N, B, F]."""
-        return self.aggregator(x)
+        return self.aggregator(x, self.radial)
 
     def update(self, inputs: Tensor, x: Tensor) -> Tensor:
         """Let the experts propose, mix their proposals and move the state."""
@@ -138,7 +143,7 @@ class LatticeCell(MessagePassing):
         """Compute the gate's weights for a state: [B, N, F] -> [B, N, number of experts], summing to one."""
         self._check(x)
         state = x.transpose(0, 1)
-        return self._gate(state, self._by_tier(self.aggregator(state))).transpose(0, 1)
+        return self._gate(state, self._by_tier(self.aggregator(state, self.radial))).transpose(0, 1)
 
     @torch.no_grad()
     def start_shift(self, velocity: Sequence[float], tier: Tier) -> None:
@@ -192,9 +197,18 @@ def _settings(experts: Mapping[str, Any] | None) -> dict[str, Any]:
     return DEFAULT_EXPERTS | dict(experts or {})
 
 
-def _as_expert(built: Any, graph: Data, tier: Tier, channels: int, moments: int) -> nn.Module:
+def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
+    """Return the mean square offset along each axis for every tier that has an edge, self-edges included."""
+    if isinstance(lattice, LatticeSpec):
+        return mean_square_offset(lattice)
+    chosen = {tier: lattice.edge_offset[lattice.edge_tier == int(tier)] for tier in Tier}
+    return {t: offset.double().square().mean(dim=0).tolist() for t, offset in chosen.items() if len(offset)}
+
+
+def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: int, moments: int) -> nn.Module:
     name = f"expert of the {tier.name.lower()} tier"
     if not isinstance(built, Expert):
+        graph = build_graph(lattice) if isinstance(lattice, LatticeSpec) else lattice
         chosen = graph.edge_tier == int(tier)
         try:
             return EdgeExpert(
