@@ -14,7 +14,7 @@ FLOORS = [
     ["aggregate"],
     ["nn"],
     ["model", "data"],
-    ["analysis", "training"],
+    ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],
     ["cli", "testing"],
