@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import latticegnn.lattice.graph as lattice_graph
 from latticegnn.lattice import LatticeSpec, LightConeError, Ports, Tier, coordinates, node_grid
 from latticegnn.model import LatticeModel
 
@@ -266,3 +267,23 @@ def test_the_cell_is_one_object_and_its_gradients_sum_over_steps() -> None:
     model(e).embedding.square().sum().backward()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not dead
+
+
+def test_no_edge_list_is_made_until_it_is_asked_for(monkeypatch, refuses) -> None:
+    """37³ at the default ratios has 70 million edges; the model runs and learns without them."""
+    spec = LatticeSpec((37, 37, 37))
+    model = LatticeModel(spec, 8, channels=2, hidden=2, steps=6, execution="fused")
+    model(torch.randn(1, 8)).embedding.square().sum().backward()
+    assert all(p.grad is not None for p in model.cell.parameters())
+    assert "graph" not in vars(model)
+    monkeypatch.setattr(lattice_graph, "available_memory", lambda: 2**30)
+    with refuses("edge list must fit in memory", "69,746,767 edges, which take about", "Use a smaller shape"):
+        _ = model.graph
+    small = make()
+    assert small.graph is small.graph
+    assert torch.equal(small.graph.input_nodes, small.input_nodes)
+
+
+def test_strict_tiers_hold_without_an_edge_list(refuses) -> None:
+    with refuses("strict_tiers asks that every tier has neighbours", "leave empty: local", "local_ratio"):
+        LatticeModel(LatticeSpec((8, 8, 8), strict_tiers=True), D)

@@ -24,6 +24,7 @@ EXPERTS: dict[str, type] = {
 }
 DEFAULT_EXPERTS: dict[str, Any] = {"local": "mlp", "functional": "mlp", "distant": "mean_field"}
 MOMENTS: tuple[Moment, ...] = ("mean", "gradient")
+EDGELESS = ("fft", "dft")
 
 
 class LatticeCell(MessagePassing):
@@ -65,8 +66,8 @@ class LatticeCell(MessagePassing):
         - output: state [B, N, F]
 
     Raises:
-        ValueError: For an unknown tier, an expert that cannot be built or returns a wrong shape, or a state of another
-            shape.
+        ValueError: For an unknown tier, an expert that cannot be built, returns a wrong shape or works edge by edge
+            where the backend has no edges, or a state of another shape.
     """
 
     SUPPORTS_FUSED_EDGE_INDEX = True
@@ -104,6 +105,12 @@ class LatticeCell(MessagePassing):
                 settings[tier.name.lower()], EXPERTS, channels=channels, moments=moments, hidden=hidden,
                 in_channels=channels, out_channels=channels,
             )  # fmt: skip
+            if backend in EDGELESS and not isinstance(built, Expert):
+                raise ValueError(
+                    f"backend '{backend}' works without edges, and so needs experts that are linear in their neighbours; "
+                    f"the {tier.name.lower()} tier has {type(built).__name__}, which works edge by edge; choose another "
+                    "backend, or leave it auto."
+                )
             self.experts[tier.name.lower()] = _as_expert(built, lattice, tier, channels, moments)
         self.bypass = nn.Linear(channels + width * len(self.reaching), channels, bias=False)
         self.norm = nn.LayerNorm(channels)

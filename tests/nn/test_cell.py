@@ -149,6 +149,21 @@ class Narrow(MLPExpert):
         return super().forward(x, moments)[..., 1:]
 
 
+@pytest.mark.parametrize("backend", ["fft", "dft"])
+def test_a_backend_without_edges_refuses_what_works_on_edges(backend, refuses) -> None:
+    rule = f"backend '{backend}' works without edges"
+    with refuses(rule, "the functional tier has AttentionExpert", "choose another backend"):
+        make(OPEN, backend=backend, experts=EXPERTS)
+    assert make(OPEN, backend="auto", experts=EXPERTS)(state(OPEN)).shape == state(OPEN).shape
+
+
+def test_a_lattice_whose_edges_do_not_fit_has_a_cell() -> None:
+    """37³ at the default ratios: 70 million edges, none of them made."""
+    cell = LatticeCell(LatticeSpec((37, 37, 37)), 2, hidden=2)
+    assert cell.backend == "dft"
+    assert cell.advance(torch.ones(37**3, 1, 2)).shape == (37**3, 1, 2)
+
+
 def test_refusals(refuses) -> None:
     graph = build_graph(OPEN)
     with refuses("tiers local, functional, distant", "'functoinal'", "use these names"):
