@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,6 +46,15 @@ class Aggregator(nn.Module, ABC):
         weights = self._checked(weights, x)
         out = _Products.apply(x.reshape(self.num_nodes, -1), weights, self)
         return out.view(self.count, self.num_nodes, *x.shape[1:])
+
+    @torch.no_grad()
+    def by_cells(self, x: Tensor, weights: Tensor | None = None) -> Callable[[int, int], Tensor]:
+        """Return what gives the functionals of the cells first … last − 1: [R, last − first, B, F].
+
+        Outside of autograd. A backend that cannot sum for some cells alone sums for all of them at once.
+        """
+        out = self(x, weights)
+        return lambda first, last: out[:, first:last]
 
     @torch.no_grad()
     def adjoint(self, g: Tensor, weights: Tensor | None = None) -> Tensor:

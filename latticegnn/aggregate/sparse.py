@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from latticegnn.aggregate.moments import Moments
 _BYTES = 24
 #: From this many entries a row on, states of more numbers than these are worked on in slices of at least so many
 #: channels.
+_KEPT = 1024  # ranges of cells whose tables stay sliced
 _DENSE_ROWS, _CACHED, _COLUMNS = 24, 1 << 17, 32
 
 
@@ -70,23 +71,38 @@ class SparseAggregator(Aggregator):
         self._density = entries / max(1, self.count * self.num_nodes)
         self._patterns: dict[torch.device, list[_Pattern]] = {}
         self._matrices: dict[tuple[bool, torch.dtype, torch.device], list[Tensor]] = {}
+        self._slices: dict[tuple[torch.dtype, torch.device, int, int], list[Tensor]] = {}
 
     def _product(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        chunks = self._chunks(x.shape[1])
+        chunks, parts = self._chunks(x.shape[1]), list(self.parts(False, x, weights))
         out = x.new_empty(self.count, self.num_nodes, x.shape[1])
         for chunk in chunks:
             columns = x[:, chunk].contiguous()
             found = out if len(chunks) == 1 else out.new_empty(self.count, *columns.shape)
-            rows, begun = found.unbind(0), set()
-            for part, scale, matrix in self.parts(False, x, weights):
-                row = rows[part.row]
-                torch.addmm(row, matrix, columns, beta=int(part.row in begun), alpha=scale, out=row)
-                begun.add(part.row)
-            for r in set(range(self.count)) - begun:
-                rows[r].zero_()
+            _multiply(found, columns, parts)
             if found is not out:
                 out[:, :, chunk] = found
         return out
+
+    @torch.no_grad()
+    def by_cells(self, x: Tensor, weights: Tensor | None = None) -> Callable[[int, int], Tensor]:
+        """Return what gives the functionals of some cells, see `Aggregator.by_cells`, holding nothing for others."""
+        if len(self._chunks(x.shape[1] * x.shape[2])) > 1:
+            return super().by_cells(x, weights)
+        columns, parts = x.flatten(1), list(self.parts(False, x, self._checked(weights, x)))
+
+        def some(first: int, last: int) -> Tensor:
+            key = (x.dtype, x.device, first, last)
+            if key not in self._slices:
+                if len(self._slices) >= _KEPT:
+                    self._slices.clear()
+                self._slices[key] = [_rows(matrix, first, last) for _, _, matrix in parts]
+            out = x.new_empty(self.count, last - first, columns.shape[1])
+            sliced = zip(parts, self._slices[key], strict=True)
+            _multiply(out, columns, [(part, scale, matrix) for (part, scale, _), matrix in sliced])
+            return out.unflatten(2, x.shape[1:])
+
+        return some
 
     def _transposed(self, g: Tensor, weights: Tensor | None) -> Tensor:
         chunks = self._chunks(g.shape[2])
@@ -134,7 +150,7 @@ class SparseAggregator(Aggregator):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the products' matrices out of copies and pickles: CSR tensors have no storage to copy."""
-        return self.__dict__ | {"_patterns": {}, "_matrices": {}}
+        return self.__dict__ | {"_patterns": {}, "_matrices": {}, "_slices": {}}
 
     def _build(self, transposed: bool, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         """Make the matrices of one direction, and on first use the pattern that both directions share."""
@@ -164,15 +180,35 @@ class SparseAggregator(Aggregator):
                         lengths[r, g][first : first + len(counts)] += counts
         if not known:
             self._patterns[device] = [_Pattern.of(*name, lengths[name], columns.pop(name), device) for name in names]
-        size = (self.num_nodes, self.num_nodes)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-            return [
-                torch.sparse_csr_tensor(
-                    part.bounds, part.columns, torch.cat(values.pop(name)).to(device), size, check_invariants=False
-                )
-                for name, part in zip(names, self._patterns[device], strict=True)
-            ]
+        return [
+            _matrix(part.bounds, part.columns, torch.cat(values.pop(name)).to(device), self.num_nodes)
+            for name, part in zip(names, self._patterns[device], strict=True)
+        ]
+
+
+def _matrix(bounds: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        size = (len(bounds) - 1, width)
+        return torch.sparse_csr_tensor(bounds, columns, values, size, check_invariants=False)
+
+
+def _rows(matrix: Tensor, first: int, last: int) -> Tensor:
+    """Return some rows of a matrix; columns and values are its own."""
+    bounds = matrix.crow_indices()[first : last + 1]
+    start, end = int(bounds[0]), int(bounds[-1])
+    return _matrix(bounds - start, matrix.col_indices()[start:end], matrix.values()[start:end], matrix.shape[1])
+
+
+def _multiply(out: Tensor, x: Tensor, parts: Sequence[tuple[_Pattern, float, Tensor]]) -> None:
+    """Write each functional's product into its row of out [R, cells, C]."""
+    rows, begun = out.unbind(0), set()
+    for part, scale, matrix in parts:
+        row = rows[part.row]
+        torch.addmm(row, matrix, x, beta=int(part.row in begun), alpha=scale, out=row)
+        begun.add(part.row)
+    for r in set(range(len(out))) - begun:
+        rows[r].zero_()
 
 
 def table_bytes(moments: Moments) -> int:

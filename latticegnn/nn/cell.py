@@ -91,9 +91,8 @@ class LatticeCell(MessagePassing):
         # Tiers that hold more than the cell itself are aggregated; their moments sit side by side in one product.
         self.reaching = tuple(tier for tier in present if any(self.spread[tier]))
         self.aggregator = aggregator(lattice, [(t, m) for t in self.reaching for m in MOMENTS], backend, radial)
-        shells = self.aggregator.shells  # 0 without radial
         self.radial: nn.Parameter | None
-        self.register_parameter("radial", nn.Parameter(torch.ones(shells)) if shells else None)
+        self.register_parameter("radial", nn.Parameter(torch.ones(self.aggregator.shells)) if radial else None)
         self._size = EdgeIndex(
             torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
         )
@@ -107,9 +106,9 @@ class LatticeCell(MessagePassing):
             )  # fmt: skip
             if backend in EDGELESS and not isinstance(built, Expert):
                 raise ValueError(
-                    f"backend '{backend}' works without edges, and so needs experts that are linear in their neighbours; "
-                    f"the {tier.name.lower()} tier has {type(built).__name__}, which works edge by edge; choose another "
-                    "backend, or leave it auto."
+                    f"backend '{backend}' works without edges, and so needs experts that are linear in their "
+                    f"neighbours; the {tier.name.lower()} tier has {type(built).__name__}, which works edge by edge; "
+                    "choose another backend, or leave it auto."
                 )
             self.experts[tier.name.lower()] = _as_expert(built, lattice, tier, channels, moments)
         self.bypass = nn.Linear(channels + width * len(self.reaching), channels, bias=False)

@@ -30,7 +30,7 @@ def bind_step(cell: LatticeCell, execution: Execution, checkpoint: bool, rows: i
     Args:
         cell: The cell.
         execution: "reference": the cell's own ``advance``; "fused": `FusedStep`; "compiled": the same, its elementwise
-            part compiled by inductor for whole chunks of 4,096 rows; "auto": reference for experts that cannot be
+            part compiled by inductor for whole chunks of 2,048 rows; "auto": reference for experts that cannot be
             fused, otherwise fused, and compiled where a cell in training mode takes gradients through at least one
             whole chunk and a compiler is installed: compiling takes seconds, which a few hundred updates earn back.
         checkpoint: Keep each step's state alone for the backward pass.

@@ -16,7 +16,7 @@ from latticegnn.nn.cell import LatticeCell
 from latticegnn.nn.experts import MeanFieldExpert, MLPExpert
 from latticegnn.nn.kernels import Branch, Kept, Kernels, Small
 
-ROWS = 4096  # pairs of cell and sample that are worked on at a time
+ROWS = 2048  # pairs of cell and sample that are worked on at a time
 
 
 class FusedStep:
@@ -91,9 +91,16 @@ class _Plan(NamedTuple):
         return linear(x.to(self.product_dtype), weight.to(self.product_dtype)).to(x.dtype)
 
     def perceive(self, x: Tensor, radial: Tensor | None) -> Callable[[slice], Tensor]:
-        """Sum over neighbours; return what lays each tier's moments side by side for some rows: [T, rows, 4F]."""
-        moments = self.aggregator(x, radial).view(self.tiers, 4, x.shape[0] * x.shape[1], x.shape[2])
-        return lambda rows: moments[:, :, rows].transpose(1, 2).flatten(2)
+        """Return what sums over the neighbours of some rows, each tier's moments side by side: [T, rows, 4F]."""
+        moments, batch, channels = self.aggregator.by_cells(x, radial), x.shape[1], x.shape[2]
+
+        def chunk(rows: slice) -> Tensor:
+            first, last = rows.start // batch, -(-rows.stop // batch)
+            here = slice(rows.start - first * batch, rows.stop - first * batch)
+            found = moments(first, last).reshape(self.tiers, 4, (last - first) * batch, channels)[:, :, here]
+            return found.transpose(1, 2).flatten(2)
+
+        return chunk
 
     def functions(self, rows: slice) -> Kernels:
         """Choose the elementwise functions: the compiled ones know one shape, that of a whole chunk."""

@@ -1,6 +1,7 @@
 """Every backend against the edge list, forward and backward; operators against loops and known answers."""
 
 import copy
+import itertools
 import pickle
 
 import pytest
@@ -289,3 +290,16 @@ def test_backends_agree_on_any_lattice(shape, boundary, order, connectivity, rad
     expected = run(spec, "edge", torch.float64, radial)
     for backend in sorted(set(BACKENDS) - {"edge"}):
         close(run(spec, backend, torch.float64, radial), expected)
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("spec", [SPECS[1], SPECS[4], SPECS[8]], ids=str)
+def test_some_cells_are_summed_as_all_are(spec, backend) -> None:
+    x = state(spec).transpose(0, 1).contiguous()
+    module = aggregator(build_graph(spec), ALL, backend)
+    expected, by_cells = module(x), module.by_cells(x)
+    bounds = (0, 1, spec.num_nodes // 2, spec.num_nodes)
+    found = torch.cat([by_cells(first, last) for first, last in itertools.pairwise(bounds)], dim=1)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    again = torch.cat([by_cells(first, last) for first, last in itertools.pairwise(bounds)], dim=1)
+    assert torch.equal(again, found)

@@ -13,6 +13,7 @@ from latticegnn.lattice import LatticeSpec
 from latticegnn.model import LatticeModel
 from latticegnn.nn import FusedStep, LatticeCell, kernels
 from latticegnn.nn.execution import bind_step
+from latticegnn.nn.fused import ROWS
 
 RADII = (0.5, 1.0, 1.5)
 SPECS = [
@@ -45,7 +46,8 @@ def two_steps(cell: LatticeCell, step, x: Tensor) -> tuple[Tensor, list[Tensor]]
     """The state after two steps, and the gradients of the state before and of every parameter."""
     out = step(step(x))
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
-    return out.detach(), list(torch.autograd.grad((out * weight).sum(), [x, *cell.parameters()]))
+    leaves = [x, *cell.parameters()]  # without neighbours, distance weights are none and have no gradient
+    return out.detach(), list(torch.autograd.grad((out * weight).sum(), leaves, materialize_grads=True))
 
 
 def state(cell: LatticeCell, batch: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -196,15 +198,15 @@ def test_auto_compiles_only_what_trains_and_fills_a_chunk(monkeypatch, tmp_path)
     binary = tmp_path / "c++-that-exists"
     binary.write_text("#!/bin/sh\n", encoding="utf-8")
     binary.chmod(0o755)
-    assert bind_step(cell, "auto", False, 4096)[1] == f"fused, whole chunks compiled with {binary}"
-    assert bind_step(cell, "auto", False, 4095)[1] == "fused, eager"
-    assert bind_step(cell.eval(), "auto", False, 4096)[1] == "fused, eager"
+    assert bind_step(cell, "auto", False, ROWS)[1] == f"fused, whole chunks compiled with {binary}"
+    assert bind_step(cell, "auto", False, ROWS - 1)[1] == "fused, eager"
+    assert bind_step(cell.eval(), "auto", False, ROWS)[1] == "fused, eager"
     cell.train()
     with torch.no_grad():
-        assert bind_step(cell, "auto", False, 4096)[1] == "fused, eager"
-    assert bind_step(cell, "fused", False, 4096)[1] == "fused, eager"
+        assert bind_step(cell, "auto", False, ROWS)[1] == "fused, eager"
+    assert bind_step(cell, "fused", False, ROWS)[1] == "fused, eager"
     binary.unlink()
-    assert bind_step(cell, "auto", False, 4096)[1] == "fused, eager, for no compiler was found"
+    assert bind_step(cell, "auto", False, ROWS)[1] == "fused, eager, for no compiler was found"
 
 
 def test_a_missing_compiler_is_told(monkeypatch, refuses) -> None:
