@@ -16,6 +16,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds
   export      write a lattice as GraphML
+  bench       measure speed and memory, and hold them against what is claimed
 """
 
 
@@ -137,12 +138,42 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+def bench(arguments: list[str]) -> int:
+    """Measure speed and memory, print tables and verdicts, and write them where asked; a broken claim is no error."""
+    from latticegnn.benchmarks import suite
+
+    parser = _parser("bench", "Measure speed and memory, and hold them against what is claimed.")
+    parser.add_argument("names", nargs="*", default=[], help=f"Benchmarks to run, of {', '.join(suite.NAMES)}.")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"Small cases only, less than a minute in all; unless named, {', '.join(suite.QUICK)}.",
+    )
+    parser.add_argument("--json", type=Path | None, default=None, help="File for the figures, as JSON.")
+    parser.add_argument("--markdown", type=Path | None, default=None, help="File for the tables, as a page.")
+    settings = _parse(parser, arguments)
+    names = suite.chosen(settings.names, settings.quick)
+    for file in (settings.json, settings.markdown):
+        suite.check_writable(file)
+    machine, results = suite.Machine.here(), []
+    print(machine)
+    for name in names:
+        results.append(suite.measure(name, settings.quick))
+        print(f"\n{results[-1].text()}", flush=True)
+        # After each benchmark, so that an interrupted run keeps what it has.
+        for file, write in ((settings.json, suite.to_json), (settings.markdown, suite.to_markdown)):
+            if file is not None:
+                file.write_text(write(machine, results, settings.quick), encoding="utf-8")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": fit,
     "describe": describe,
     "doctor": doctor,
     "experiment": experiment,
     "export": export,
+    "bench": bench,
 }
 
 
