@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from latticegnn.aggregate import Aggregator, Moment, SparseAggregator, aggregator, choose, tier_moments
+from latticegnn.aggregate import Aggregator, Moment, aggregator, choose, tier_moments
 from latticegnn.aggregate.dense import table_bytes
 from latticegnn.benchmarks.measure import cpu_milliseconds
 from latticegnn.lattice import LatticeSpec, Tier
@@ -63,7 +63,7 @@ CLAIMS = (
     Claim(Case(_lattice(16, 16, 16)), "edge", 25),
     Claim(Case(_lattice(8, 8, 8, connectivity="full")), "edge", 40),
     Claim(Case(_lattice(27, 27, 27), moments=("mean",)), "segment", 40, quick=False),
-    Claim(Case(_lattice(37, 37, 37), moments=("mean",)), "torch.sparse", 2, quick=False),
+    Claim(Case(_lattice(37, 37, 37), moments=("mean",)), "sparse", 2, quick=False),
 )
 
 _FULL4, _FULL8 = _lattice(4, 4, 4, connectivity="full"), _lattice(8, 8, 8, connectivity="full")
@@ -103,25 +103,6 @@ GRID = (
     Case(_lattice(37, 37, 37, radius=1.6), radial=True),
     Case(_lattice(37, 37, 37)),
 )
-
-
-class TorchSparse(nn.Module):
-    """The same sums by PyTorch alone: one CSR matrix [R·N, N] and autograd's own derivative of `torch.sparse.mm`."""
-
-    def __init__(self, case: Case) -> None:
-        super().__init__()
-        rows = SparseAggregator(tier_moments(case.spec, case.functionals))
-        matrices = [matrix for _, _, matrix in rows.parts(False, torch.empty(0), None)]
-        counts = torch.cat([matrix.crow_indices().diff() for matrix in matrices]).long()
-        bounds = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        columns = torch.cat([matrix.col_indices() for matrix in matrices]).long()
-        values = torch.cat([matrix.values() for matrix in matrices])
-        size = (len(counts), rows.num_nodes)
-        self.matrix = torch.sparse_csr_tensor(bounds, columns, values, size, check_invariants=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Aggregate a state."""
-        return torch.sparse.mm(self.matrix, x.flatten(1))
 
 
 def candidates(case: Case) -> list[str]:
@@ -184,7 +165,9 @@ class Row:
 def measure(case: Case, names: Sequence[str], rounds: int) -> Row:
     """Time forward and backward of backends in one regime, and of the one that "auto" takes."""
     chosen = choose(tier_moments(case.spec, case.functionals, case.radial))[0]
-    modules = {name: _module(case, name) for name in dict.fromkeys([*names, chosen])}
+    modules = {
+        name: aggregator(case.spec, case.functionals, name, case.radial) for name in dict.fromkeys([*names, chosen])
+    }
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(case.spec.num_nodes, case.batch, case.channels, generator=generator).requires_grad_()
     times = cpu_milliseconds({name: _step(module, x) for name, module in modules.items()}, rounds)
@@ -224,13 +207,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _module(case: Case, name: str) -> nn.Module:
-    return TorchSparse(case) if name == "torch.sparse" else aggregator(case.spec, case.functionals, name, case.radial)
-
-
-def _step(module: nn.Module, x: Tensor) -> Callable[[], None]:
-    shells = module.shells if isinstance(module, Aggregator) else 0
-    inputs = (x, torch.ones(shells, requires_grad=True)) if shells else (x,)
+def _step(module: Aggregator, x: Tensor) -> Callable[[], None]:
+    inputs = (x, torch.ones(module.shells, requires_grad=True)) if module.shells else (x,)
 
     def step() -> None:
         out = module(*inputs)

@@ -16,7 +16,7 @@ from latticegnn.benchmarks.measure import cpu_milliseconds
 from latticegnn.benchmarks.results import Claim, Result, Row, Table
 from latticegnn.lattice import LatticeSpec
 from latticegnn.nn import FusedStep, LatticeCell
-from latticegnn.nn.fused import _fold
+from latticegnn.nn.fused import fold
 from latticegnn.nn.kernels import compiler
 
 EDGE, READABLE, EAGER = "PyG default cell", "readable cell, sparse", "fused, eager"
@@ -178,7 +178,7 @@ def bare_products(case: Case, product: Product, rows: int) -> Callable[[], None]
         rows: Rows that are multiplied at a time.
     """
     spec = LatticeSpec(case.shape)
-    own, others, outer, _ = _fold(LatticeCell(spec, case.channels, case.hidden))
+    own, others, outer, _ = fold(LatticeCell(spec, case.channels, case.hidden))
     total = spec.num_nodes * case.batch
     rows = min(rows, total)
     generator = torch.Generator().manual_seed(0)

@@ -61,8 +61,14 @@ class FusedStep:
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         plan = _Plan(cell.aggregator, len(cell.reaching), branches, chosen, self.rows, self.recompute, dtype)
         with torch.autocast(device, enabled=False):
-            own, others, outer, small = _fold(cell)
-        return lambda x: _Step.apply(x, plan, cell.radial, own, *others, outer, *small)
+            own, others, outer, small = fold(cell)
+
+        def step(x: Tensor) -> Tensor:
+            # Without a backward pass to come, nothing is kept for it.
+            kept = plan if torch.is_grad_enabled() else plan._replace(recompute=True)
+            return _Step.apply(x, kept, cell.radial, own, *others, outer, *small)
+
+        return step
 
 
 def unfusable(cell: LatticeCell) -> str | None:
@@ -146,8 +152,11 @@ def _branch(cell: LatticeCell, name: str) -> Branch:
     return Branch(False, expert.inner.out_features, source, 0)
 
 
-def _fold(cell: LatticeCell) -> tuple[Tensor, list[Tensor], Tensor, Small]:
-    """Fold the parameters within autograd, so that the folded weights' gradients find their way back."""
+def fold(cell: LatticeCell) -> tuple[Tensor, list[Tensor], Tensor, Small]:
+    """Fold a cell's parameters into what the step multiplies by: W₀, the W_t, W₂ and the small weights.
+
+    It happens within autograd, so that the folded weights' gradients find their way back.
+    """
     channels, step = cell.channels, cell.step
     bypass = (step * cell.bypass.weight).split([channels, *[4 * channels] * len(cell.reaching)], dim=1)
     gate = cell.gate.weight[:, :channels]
@@ -211,7 +220,7 @@ class _Step(torch.autograd.Function):
         grad_moments, grad_x = x.new_empty(plan.tiers, 4, *x.shape), torch.empty_like(x)
         own_t, outer_t = weights.own.t().contiguous(), weights.outer.t().contiguous()
         others_t = [w.t().contiguous() for w in weights.others]
-        totals: list[Tensor] = []
+        totals = [torch.zeros_like(t) for t in saved[1 : ctx.count]]
         for number, rows in enumerate(_chunks(x, plan.rows)):
             here, up, seen = _rows(x, rows), _rows(grad, rows), perceive(rows)
             if plan.recompute:
@@ -234,7 +243,7 @@ class _Step(torch.autograd.Function):
                 plan.product(up.t(), into.mixed.t()),
                 *into.small,
             ]
-            totals = [a.add_(b) for a, b in zip(totals, parts, strict=True)] if totals else parts
+            totals = [total.add_(part) for total, part in zip(totals, parts, strict=True)]
         radial = None
         if plan.tiers:
             moments = grad_moments.flatten(0, 1)

@@ -36,14 +36,6 @@ def test_rows_name_the_choice_and_the_ratio() -> None:
     assert "claimed: 4 × edge; measured: 15.0" in aggregation.table([against])
 
 
-def test_torch_sparse_is_the_same_map() -> None:
-    case = aggregation.Case(LatticeSpec((3, 4, 5), radii=(0.5, 1.0, 1.5)), channels=2)
-    x = torch.randn(60, 1, 2)
-    expected = aggregator(case.spec, case.functionals, "edge")(x)
-    found = aggregation.TorchSparse(case)(x).view_as(expected)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-
-
 def test_held_bytes_count_each_tensor_once() -> None:
     case = aggregation.Case(LatticeSpec((4, 4, 4), radii=(0.5, 1.0, 1.5)))
     module = aggregator(case.spec, case.functionals, "sparse")

@@ -116,10 +116,10 @@ def test_peer_rows_and_claims(eager, in_process) -> None:
     assert len(peer.judge(times, profiles)) == 2
 
 
-def test_peer_claims_are_judged_on_the_default_against_the_better_peer() -> None:
+def test_peer_claims_are_judged_on_one_configuration_against_the_better_peer() -> None:
     case = peer.Case(8, 8, 5)
-    times = {peer.CONV: 10.0, peer.CONV_COMPILED: 8.0, peer.OURS_EAGER: 1.0, peer.OURS: 12.0, peer.OURS_RECOMPUTE: 1.0}
-    peaks = {peer.CONV: 50, peer.CONV_COMPILED: 60, peer.OURS_EAGER: 1, peer.OURS: 40, peer.OURS_RECOMPUTE: 1}
+    times = {peer.CONV: 10.0, peer.CONV_COMPILED: 8.0, peer.OURS_EAGER: 1.0, peer.OURS: 1.0, peer.OURS_RECOMPUTE: 12.0}
+    peaks = {peer.CONV: 50, peer.CONV_COMPILED: 60, peer.OURS_EAGER: 1, peer.OURS: 1, peer.OURS_RECOMPUTE: 40}
     profiles = {name: {"peak_bytes": peak, "first_seconds": 1.0} for name, peak in peaks.items()}
     time, memory = peer.judge({case: times}, {case: profiles})
     assert (time.measured, time.holds) == (1.5, False)

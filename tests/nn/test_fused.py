@@ -127,6 +127,14 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(step, (x, *values))
 
 
+def test_an_empty_batch_has_no_gradient() -> None:
+    cell = cell_of(SPECS[0])
+    x = state(cell, batch=0)
+    out, grads = two_steps(cell, FusedStep(cell).bind(), x)
+    assert out.shape == x.shape
+    assert not any(grad.any() for grad in grads)
+
+
 def test_float32_is_close() -> None:
     cell = cell_of(SPECS[0]).float()
     assert_twins(cell, FusedStep(cell), state(cell, dtype=torch.float32), 5e-6)
