@@ -1,4 +1,4 @@
-"""Aggregation backends: forward and backward against PyG's propagate and torch.sparse, and "auto" against the best.
+"""Aggregation backends: forward and backward against PyG's propagate and torch-scatter, and "auto" against the best.
 
 One thread, CPU time of this process, interleaved, medians of the rounds; the references stand in the same run.
 ``python benchmarks/aggregation.py [--quick] [--rounds 5] [--json results.json]``

@@ -1,6 +1,6 @@
 """Batches a second through the real trainer, and what it adds to a plain loop.
 
-One thread, CPU time, interleaved, medians of the rounds; the references stand in the same run.
+One thread and two; the rate by the clock, the overhead in CPU time, each window of updates against the plain loop's.
 ``python benchmarks/trainer.py [--quick] [--json FILE] [--markdown FILE]``
 """
 

@@ -53,7 +53,7 @@ class Aggregator(nn.Module, ABC):
 
         Outside of autograd. A backend that cannot sum for some cells alone sums for all of them at once.
         """
-        out = self(x, weights)
+        out = self(x.detach(), weights)
         return lambda first, last: out[:, first:last]
 
     @torch.no_grad()

@@ -35,10 +35,7 @@ class DenseAggregator(Aggregator):
     def __init__(self, moments: Moments) -> None:
         super().__init__(moments)
         rows = self.count * self.num_nodes
-        numbers = rows * self.num_nodes
-        require(
-            (24 if moments.radial else 16) * numbers, self.backend, moments, f"{rows:,} × {self.num_nodes:,} numbers"
-        )
+        require(table_bytes(moments), self.backend, moments, f"{rows:,} × {self.num_nodes:,} numbers")
         self._moments = moments
         self._tables: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
@@ -82,5 +79,10 @@ class DenseAggregator(Aggregator):
 
 
 def table_bytes(moments: Moments) -> int:
-    """Estimate the bytes that the matrix and its transpose take at most while they are made, in double precision."""
-    return (32 if moments.radial else 24) * moments.count * moments.num_nodes**2
+    """Estimate the bytes that the matrix and its transpose take at most while they are made, in double precision.
+
+    The list of entries that they are made from comes on top of them.
+    """
+    return (32 if moments.radial else 24) * moments.count * moments.num_nodes**2 + 64 * int(
+        moments.entry_counts().sum()
+    )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from latticegnn.lattice import LatticeSpec, Tier, coordinates, degrees, edge_count, node_grid, stencil
+from latticegnn.lattice.stencil import squared_limits, tiers_of
 
 Moment = Literal["mean", "gradient"]
 COMPONENTS: dict[str, int] = {"mean": 1, "gradient": 3}
@@ -210,12 +211,13 @@ def tier_moments(
 
     Args:
         lattice: A `LatticeSpec`, or a graph that `build_graph` made. A graph's edge list is used only where it is not
-            the spec's: ``spec``, ``edge_index`` and ``edge_offset`` are read.
+            the spec's: ``spec``, ``edge_index``, ``edge_offset`` and ``edge_tier`` are read.
         functionals: Pairs of tier and moment.
         radial: Whether there is a weight for each distance.
 
     Raises:
-        ValueError: For a graph without its spec, or with an edge whose reverse is missing.
+        ValueError: For a graph without its spec, with an edge that the spec does not define, an edge twice, or one
+            whose reverse is missing.
     """
     chosen = tuple(functionals)
     if isinstance(lattice, LatticeSpec):
@@ -227,12 +229,26 @@ def tier_moments(
             "build_graph(spec)."
         )
     cells, (source, target), offset = spec.num_nodes, lattice.edge_index.cpu(), lattice.edge_offset.cpu()
+    squared = offset.square().sum(1)
+    strange = (squared > squared_limits(spec)[2]) | (tiers_of(spec, squared) != lattice.edge_tier.cpu())
+    if strange.any():
+        first = int(strange.nonzero()[0])
+        raise ValueError(
+            "a lattice graph's edges must be among those its spec defines, each in the tier of its distance; got "
+            f"{int(source[first])} → {int(target[first])} with offset {offset[first].tolist()} in tier "
+            f"{int(lattice.edge_tier[first])}; give the spec other radii or ratios, and build the graph from it."
+        )
+    forward, backward = (target * cells + source).sort(), (source * cells + target).sort()
+    if (forward[0][1:] == forward[0][:-1]).any():
+        raise ValueError(
+            "a lattice graph must hold each edge once; got an edge twice; coalesce the graph, or build it anew with "
+            "build_graph(spec)."
+        )
     if len(source) == sum(edge_count(spec).values()):
         place = coordinates(spec)
         turns = torch.tensor([n if wraps else 2 * n for n, wraps in zip(spec.shape, spec.periodic, strict=True)])
         if not (place[source] - place[target] - offset).remainder(turns).any():
             return Moments(spec, chosen, radial)
-    forward, backward = (target * cells + source).sort(), (source * cells + target).sort()
     if not torch.equal(forward[0], backward[0]):
         raise ValueError(
             "a lattice graph's edges must be symmetric; got an edge whose reverse is missing; remove or add edges in "

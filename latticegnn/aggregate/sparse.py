@@ -17,9 +17,10 @@ from latticegnn.aggregate.moments import Moments
 
 #: Bytes for one entry while the tables are made: column, two values and the parts they are joined from.
 _BYTES = 24
+#: Ranges of cells whose tables stay sliced.
+_KEPT = 1024
 #: From this many entries a row on, states of more numbers than these are worked on in slices of at least so many
 #: channels.
-_KEPT = 1024  # ranges of cells whose tables stay sliced
 _DENSE_ROWS, _CACHED, _COLUMNS = 24, 1 << 17, 32
 
 
@@ -89,7 +90,7 @@ class SparseAggregator(Aggregator):
         """Return what gives the functionals of some cells, see `Aggregator.by_cells`, holding nothing for others."""
         if len(self._chunks(x.shape[1] * x.shape[2])) > 1:
             return super().by_cells(x, weights)
-        columns, parts = x.flatten(1), list(self.parts(False, x, self._checked(weights, x)))
+        columns, parts = x.detach().flatten(1), list(self.parts(False, x, self._checked(weights, x)))
 
         def some(first: int, last: int) -> Tensor:
             key = (x.dtype, x.device, first, last)

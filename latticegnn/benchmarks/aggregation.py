@@ -175,7 +175,7 @@ def measure(case: Case, names: Sequence[str], rounds: int) -> Row:
 
 
 def claims(rounds: int, quick: bool = False) -> list[Row]:
-    """Measure what is claimed against other software."""
+    """Measure what is claimed against a reference."""
     found = []
     for claim in CLAIMS:
         if claim.quick or not quick:

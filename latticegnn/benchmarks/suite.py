@@ -90,7 +90,7 @@ def aggregation(quick: bool, rounds: int) -> Result:
     against, grid = measured.claims(rounds, quick), measured.grid(rounds, quick)
     note = "Forward and backward of the neighbourhood sums: one thread, CPU time, medians of interleaved rounds."
     tables = [
-        Table("Aggregation against other software", note, _claim_rows(against)),
+        Table("Aggregation against its references", note, _claim_rows(against)),
         Table("What “auto” takes, against the best backend", note, _grid_rows(grid)),
     ]
     claims = [

@@ -29,10 +29,11 @@ def bind_step(cell: LatticeCell, execution: Execution, checkpoint: bool, rows: i
 
     Args:
         cell: The cell.
-        execution: "reference": the cell's own ``advance``; "fused": `FusedStep`; "compiled": the same, its elementwise
-            part compiled by inductor for whole chunks of 2,048 rows; "auto": reference for experts that cannot be
-            fused, otherwise fused, and compiled where a cell in training mode takes gradients through at least one
-            whole chunk and a compiler is installed: compiling takes seconds, which a few hundred updates earn back.
+        execution: "reference": the cell's own ``advance``; "fused": `FusedStep`; "compiled": the same, the elementwise
+            part of whole chunks compiled by inductor (a batch of fewer than `ROWS` rows is one chunk); "auto":
+            reference for a cell that cannot be fused, otherwise fused, and compiled where a cell in training mode
+            takes gradients through at least `ROWS` rows and a compiler is installed: compiling takes seconds, which a
+            few hundred updates earn back. Fused steps are differentiable once.
         checkpoint: Keep each step's state alone for the backward pass.
         rows: N·B.
 
@@ -58,7 +59,7 @@ def bind_step(cell: LatticeCell, execution: Execution, checkpoint: bool, rows: i
         )
     whole = cell.training and torch.is_grad_enabled() and rows >= ROWS
     compiled = execution == "compiled" or (execution == "auto" and whole and found is not None)
-    step = FusedStep(cell, compiled=compiled, recompute=checkpoint).bind()
+    step = FusedStep(cell, compiled, min(ROWS, max(1, rows)) if compiled else ROWS, checkpoint).bind()
     if compiled:
         return step, f"fused, whole chunks compiled with {found}"
     if execution == "auto" and whole:

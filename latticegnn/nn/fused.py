@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from latticegnn.aggregate import Aggregator
@@ -30,7 +30,9 @@ class FusedStep:
     - the elementwise remainder is two functions, see `latticegnn.nn.kernels`, which inductor can compile;
     - rows are worked on in chunks; the backward pass keeps the states and the first layers, and aggregates again.
 
-    Under ``torch.autocast`` the products run in its number format; everything else stays in the state's own.
+    Under ``torch.autocast`` the products run in its number format, but for the gate's; everything else stays in the
+    state's own. It is differentiable once: for gradients of gradients, and for `torch.func`, take the cell itself
+    (``execution="reference"``) on the backend "edge".
 
     Args:
         cell: The cell; its experts must be `MLPExpert` or `MeanFieldExpert`.
@@ -40,15 +42,15 @@ class FusedStep:
             step are kept in place of F + first layers.
 
     Raises:
-        ValueError: When an expert is of another kind; `unfusable` says which.
+        ValueError: When `unfusable` finds an expert of another kind, a cell or layer of another class, or a hook.
     """
 
     def __init__(self, cell: LatticeCell, compiled: bool = False, rows: int = ROWS, recompute: bool = False) -> None:
         reason = unfusable(cell)
         if reason:
             raise ValueError(
-                f"the fused step needs MLPExpert or MeanFieldExpert in every tier; {reason}; choose execution: "
-                "reference, or leave it auto."
+                f"the fused step takes a LatticeCell with MLPExpert or MeanFieldExpert in every tier, as they come; "
+                f"{reason}; choose execution: reference, or leave it auto."
             )
         self.cell, self.compiled, self.rows, self.recompute = cell, compiled, rows, recompute
 
@@ -56,7 +58,9 @@ class FusedStep:
         """Fold the parameters, once for a rollout, and return the step: [N, B, F] -> [N, B, F], nodes first."""
         cell = self.cell
         branches = tuple(_branch(cell, name) for name in cell.experts)
-        chosen = kernels.compiled(branches, cell.channels) if self.compiled else kernels.EAGER
+        chosen = kernels.EAGER
+        if self.compiled:
+            chosen = kernels.compiled(branches, cell.channels, self.rows, cell.step.dtype)
         device = cell.step.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         plan = _Plan(cell.aggregator, len(cell.reaching), branches, chosen, self.rows, self.recompute, dtype)
@@ -72,11 +76,25 @@ class FusedStep:
 
 
 def unfusable(cell: LatticeCell) -> str | None:
-    """Say which expert keeps the step from being fused; None when it can be."""
+    """Say what keeps the step from being fused, which would pass it over; None when nothing does."""
+    if type(cell) is not LatticeCell:
+        return f"the cell is a {type(cell).__name__}"
     for name, expert in cell.experts.items():
         if type(expert) not in (MLPExpert, MeanFieldExpert):
             return f"the {name} tier has {type(getattr(expert, 'layer', expert)).__name__}"
+    for name, module in cell.named_modules():
+        if name.startswith("aggr"):  # the sums over neighbours, which both share, and PyG's own
+            continue
+        if type(module) not in (LatticeCell, MLPExpert, MeanFieldExpert, nn.ModuleDict, nn.Linear, nn.LayerNorm):
+            return f"{name} is a {type(module).__name__}"
+        if any(getattr(module, hooks) for hooks in _HOOKS):
+            return f"{name or 'the cell'} has a hook"
+    if cell.norm.eps != kernels.NORM_EPSILON:
+        return f"its LayerNorm has an epsilon of {cell.norm.eps}"
     return None
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class _Plan(NamedTuple):
@@ -115,6 +133,10 @@ class _Plan(NamedTuple):
     def inner(self, x: Tensor, seen: Tensor, weights: _Weights, rows: slice) -> tuple[Tensor, Tensor, Kept]:
         """Compute the first layers and the elementwise part of some rows."""
         own = self.product(x, weights.own)
+        if self.product_dtype is not None:
+            # The LayerNorm folded into these columns takes the mean off afterwards: no digits may be lost before.
+            gate = len(self.branches)
+            own[:, -gate:] = linear(x, weights.own[-gate:])
         others = [self.product(m, w) for m, w in zip(seen, weights.others, strict=True)]
         return self.functions(rows).forward(x, own, others, seen, weights.small, self.branches)
 
@@ -220,6 +242,7 @@ class _Step(torch.autograd.Function):
         grad_moments, grad_x = x.new_empty(plan.tiers, 4, *x.shape), torch.empty_like(x)
         own_t, outer_t = weights.own.t().contiguous(), weights.outer.t().contiguous()
         others_t = [w.t().contiguous() for w in weights.others]
+        learns = any(ctx.needs_input_grad[3:])
         totals = [torch.zeros_like(t) for t in saved[1 : ctx.count]]
         for number, rows in enumerate(_chunks(x, plan.rows)):
             here, up, seen = _rows(x, rows), _rows(grad, rows), perceive(rows)
@@ -237,6 +260,8 @@ class _Step(torch.autograd.Function):
                 down[:, :channels] += into.means[tier]
                 target = grad_moments[tier].view(4, -1, channels)[:, rows]
                 target.copy_(down.unflatten(1, (4, channels)).transpose(0, 1))
+            if not learns:  # a frozen cell
+                continue
             parts = [
                 plan.product(into.own.t(), here.t()),
                 *(plan.product(g.t(), m.t()) for g, m in zip(into.others, seen, strict=True)),
@@ -248,8 +273,9 @@ class _Step(torch.autograd.Function):
         if plan.tiers:
             moments = grad_moments.flatten(0, 1)
             grad_x += plan.aggregator.adjoint(moments, weights.radial)
-            radial = None if weights.radial is None else plan.aggregator.weights_gradient(x, moments)
-        return grad_x, None, radial, *totals
+            if ctx.needs_input_grad[2] and weights.radial is not None:
+                radial = plan.aggregator.weights_gradient(x, moments)
+        return grad_x, None, radial, *(totals if learns else [None] * len(totals))
 
 
 def _chunks(x: Tensor, rows: int) -> list[slice]:

@@ -21,7 +21,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -248,8 +250,11 @@ EAGER = Kernels(forward, backward)
 
 
 @functools.cache
-def compiled(branches: tuple[Branch, ...], channels: int) -> Kernels:
-    """Return the functions compiled by inductor: seconds at the first call, once for each architecture and shape."""
+def compiled(branches: tuple[Branch, ...], channels: int, rows: int, dtype: torch.dtype) -> Kernels:
+    """Return the functions compiled by inductor: seconds at the first call, once for each set of arguments.
+
+    PyTorch limits the shapes that one compiled function may meet; a function for each never comes near the limit.
+    """
     compile_one: Callable[..., Any] = torch.compile  # its type stubs leave isolate_recompiles out
     return Kernels(
         *(compile_one(f, dynamic=False, fullgraph=True, isolate_recompiles=True) for f in (forward, backward))
@@ -257,7 +262,16 @@ def compiled(branches: tuple[Branch, ...], channels: int) -> Kernels:
 
 
 def compiler(device: torch.device) -> str | None:
-    """Name what inductor compiles with on a device: the C++ compiler, or Triton on a GPU; None when it is missing."""
+    """Name what inductor compiles with on a device: ``$CXX`` or g++, or Triton on a GPU; None where it does not run."""
     if device.type == "cpu":
-        return shutil.which(os.environ.get("CXX", "g++"))
+        return _cpp_compiler(os.environ.get("CXX", "g++"))
     return "triton" if importlib.util.find_spec("triton") else None
+
+
+@functools.cache
+def _cpp_compiler(command: str) -> str | None:
+    words = shlex.split(command)
+    path = shutil.which(words[0]) if words else None
+    if path is None or subprocess.run([path, *words[1:], "--version"], capture_output=True, check=False).returncode:
+        return None
+    return " ".join([path, *words[1:]])

@@ -58,7 +58,7 @@ def examine(arguments: list[str]) -> Iterator[Finding]:
     yield _data(cli)
 
 
-def gradients(model: LatticeModel, batch: int = 4) -> Iterator[Finding]:
+def gradients(model: LatticeModel, batch: int = 2) -> Iterator[Finding]:
     """Measure the gradient at every expert, the gate, the other parts, and the input as seen through the volume."""
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(batch, model.embedding_dim, generator=generator)

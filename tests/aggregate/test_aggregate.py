@@ -258,10 +258,12 @@ def test_errors_say_what_to_do(refuses) -> None:
         aggregator(spec, ALL, "dft").weights_gradient(torch.zeros(64, 1, 1), torch.zeros(12, 64, 1, 1))
     graph = build_graph(spec)
     graph.edge_index, graph.edge_offset = graph.edge_index[:, 1:-1], graph.edge_offset[1:-1]
+    graph.edge_tier = graph.edge_tier[1:-1]
     for backend in ("fft", "dft"):
         with refuses(f"backend '{backend}' sums over the neighbours that the spec defines", "other edges", "sparse"):
             aggregator(graph, ALL, backend)
     graph.edge_index, graph.edge_offset = graph.edge_index[:, :2], graph.edge_offset[:2]
+    graph.edge_tier = graph.edge_tier[:2]
     with refuses("edges must be symmetric", "reverse is missing", "in pairs"):
         aggregator(graph, ALL, "edge")
     graph.spec = None
@@ -303,3 +305,23 @@ def test_some_cells_are_summed_as_all_are(spec, backend) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     again = torch.cat([by_cells(first, last) for first, last in itertools.pairwise(bounds)], dim=1)
     assert torch.equal(again, found)
+
+
+def test_edges_that_the_spec_does_not_define_are_refused(refuses) -> None:
+    spec = SPECS[0]
+    graph = build_graph(spec)
+    far = graph.clone()
+    far.edge_index, far.edge_offset = graph.edge_index.clone(), graph.edge_offset.clone()
+    far.edge_index[:, 1], far.edge_offset[1] = torch.tensor([0, 63]), torch.tensor([-3, -3, -3])
+    with refuses("must be among those its spec defines", "0 → 63 with offset [-3, -3, -3]", "other radii or ratios"):
+        aggregator(far, ALL)
+    moved = graph.clone()
+    moved.edge_tier = graph.edge_tier.clamp(max=1)
+    with refuses("each in the tier of its distance", "in tier 1", "other radii or ratios"):
+        aggregator(moved, ALL)
+    twice = graph.clone()
+    for name in ("edge_tier", "edge_offset", "edge_attr"):
+        twice[name] = torch.cat([graph[name], graph[name][:1]])
+    twice.edge_index = torch.cat([graph.edge_index, graph.edge_index[:, :1]], dim=1)
+    with refuses("must hold each edge once", "an edge twice", "coalesce"):
+        aggregator(twice, ALL)

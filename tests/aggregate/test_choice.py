@@ -84,6 +84,7 @@ def test_a_thinned_graph_is_summed_as_it_is(caplog) -> None:
     source, target = graph.edge_index
     kept = source.minimum(target) > 0
     graph.edge_index, graph.edge_offset = graph.edge_index[:, kept], graph.edge_offset[kept]
+    graph.edge_tier = graph.edge_tier[kept]
     with caplog.at_level(logging.INFO, logger="latticegnn"):
         module = aggregator(graph, BOTH)
     assert module.backend == "sparse"

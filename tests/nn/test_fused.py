@@ -159,6 +159,17 @@ def test_autocast_runs_the_products_in_bfloat16() -> None:
         assert float((grad - twin).norm()) <= 0.05 * float(twin.norm())
 
 
+def test_autocast_spares_the_gate() -> None:
+    """Far from zero, a LayerNorm after a rounded product would tell little but the rounding."""
+    cell = cell_of(SPECS[0]).float()
+    torch.nn.init.normal_(cell.gate.weight, generator=torch.Generator().manual_seed(0))
+    x = (10 + 0.1 * state(cell, dtype=torch.float32)).detach()
+    exact = FusedStep(cell).bind()(x).detach()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        readable, fused = cell.advance(x), FusedStep(cell).bind()(x)
+    assert float((fused - exact).norm()) <= 1.5 * float((readable - exact).norm())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_the_step_is_the_same_and_repeats_itself() -> None:
     cell = cell_of(LatticeSpec((6, 6, 6), radii=RADII))
@@ -190,13 +201,69 @@ def test_other_experts_run_as_they_read_or_are_refused(name, refuses, tmp_path) 
     )
     path = {"SAGEConv": "torch_geometric.nn.SAGEConv", "Linear": f"{source}:Linear"}[name]
     cell = LatticeCell(SPECS[0], 3, 4, {"distant": {"class_path": path}})
-    with refuses("needs MLPExpert or MeanFieldExpert", f"the distant tier has {name}", "choose execution: reference"):
+    with refuses("MLPExpert or MeanFieldExpert in every tier", f"the distant tier has {name}", "choose execution"):
         FusedStep(cell)
-    with refuses("needs MLPExpert or MeanFieldExpert", f"the distant tier has {name}", "choose execution: reference"):
+    with refuses(
+        "MLPExpert or MeanFieldExpert in every tier", f"the distant tier has {name}", "choose execution: reference"
+    ):
         bind_step(cell, "compiled", False, 1)
     step, chosen = bind_step(cell, "auto", False, 1)
     assert chosen == f"the cell as it reads, for the distant tier has {name}"
     assert step == cell.advance
+
+
+class Halved(LatticeCell):
+    def update(self, inputs: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * super().update(inputs, x)
+
+
+class Doubled(torch.nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_what_the_fused_step_would_pass_over_keeps_auto_from_it() -> None:
+    def chosen(cell: LatticeCell) -> str:
+        return bind_step(cell, "auto", False, 1)[1]
+
+    assert chosen(Halved(SPECS[0], 3, 4)) == "the cell as it reads, for the cell is a Halved"
+    cell = cell_of(SPECS[0])
+    cell.experts["functional"].inner = Doubled(15, 4).double()
+    assert chosen(cell) == "the cell as it reads, for experts.functional.inner is a Doubled"
+    cell = cell_of(SPECS[0])
+    cell.norm.eps = 0.5
+    assert chosen(cell) == "the cell as it reads, for its LayerNorm has an epsilon of 0.5"
+    cell = cell_of(SPECS[0])
+    hook = cell.gate.register_forward_hook(lambda *_: None)
+    assert chosen(cell) == "the cell as it reads, for gate has a hook"
+    hook.remove()
+    assert chosen(cell) == "fused, eager"
+
+
+def test_a_small_batch_is_compiled_as_one_chunk_where_that_is_asked_for() -> None:
+    cell = cell_of(SPECS[0])
+    x = state(cell)
+    step, told = bind_step(cell, "compiled", False, x.shape[0] * x.shape[1])
+    assert told.startswith("fused, whole chunks compiled with")
+    before = kernels.compiled.cache_info().currsize
+    expected, grads = two_steps(cell, cell.advance, x)
+    found, others = two_steps(cell, step, x)
+    assert kernels.compiled.cache_info().currsize == before > 0
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for grad, twin in zip(others, grads, strict=True):
+        torch.testing.assert_close(grad, twin, rtol=1e-10, atol=1e-10)
+
+
+def test_a_frozen_cell_lets_gradients_through() -> None:
+    cell = cell_of(SPECS[1], radial=True)
+    x = state(cell)
+    expected = two_steps(cell, cell.advance, x)[1][0]
+    cell.requires_grad_(False)
+    step = FusedStep(cell).bind()
+    out = step(step(x))
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+    (grad,) = torch.autograd.grad((out * weight).sum(), x)
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_auto_compiles_only_what_trains_and_fills_a_chunk(monkeypatch, tmp_path) -> None:
@@ -213,7 +280,9 @@ def test_auto_compiles_only_what_trains_and_fills_a_chunk(monkeypatch, tmp_path)
     with torch.no_grad():
         assert bind_step(cell, "auto", False, ROWS)[1] == "fused, eager"
     assert bind_step(cell, "fused", False, ROWS)[1] == "fused, eager"
-    binary.unlink()
+    monkeypatch.setenv("CXX", f"{binary} -O1")
+    assert bind_step(cell, "auto", False, ROWS)[1] == f"fused, whole chunks compiled with {binary} -O1"
+    monkeypatch.setenv("CXX", "false")  # a program that runs, and fails
     assert bind_step(cell, "auto", False, ROWS)[1] == "fused, eager, for no compiler was found"
 
 
