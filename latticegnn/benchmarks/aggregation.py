@@ -189,24 +189,6 @@ def grid(rounds: int, quick: bool = False) -> list[Row]:
     return [measure(case, candidates(case), rounds) for case in (QUICK if quick else GRID)]
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Write the figures of either measurement as text."""
-    lines = []
-    for row in rows:
-        lines.append(f"{row.case}: auto takes {row.chosen}")
-        for name, figure in sorted(row.milliseconds.items(), key=lambda item: item[1]):
-            beside = f" {row.milliseconds[row.reference] / figure:8.1f} × {row.reference}" if row.reference else ""
-            lines.append(f"  {name:>12} {figure:10.2f} ms {row.megabytes[name]:9.1f} MB{beside}")
-        if row.times is not None:
-            lines.append(f"  claimed: {row.times:g} × {row.reference}; measured: {row.ratio:.1f}")
-        else:
-            lines.append(f"  auto ÷ best: {row.ratio:.2f}")
-    if rows and rows[0].reference is None:
-        worst = max(rows, key=lambda row: row.ratio)
-        lines.append(f"worst of {len(rows)} regimes: {worst.ratio:.2f}, {worst.case}")
-    return "\n".join(lines)
-
-
 def _step(module: Aggregator, x: Tensor) -> Callable[[], None]:
     inputs = (x, torch.ones(module.shells, requires_grad=True)) if module.shells else (x,)
 

@@ -141,6 +141,7 @@ def _claim_rows(rows: Sequence[Any]) -> list[Row]:
             "regime": row.case,
             "auto takes": row.chosen,
             "ms": row.milliseconds[row.chosen],
+            "tables MB": row.megabytes[row.chosen],
             "reference": row.reference,
             "its ms": row.milliseconds[row.reference],
             "times faster": row.ratio,

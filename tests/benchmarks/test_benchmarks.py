@@ -28,12 +28,9 @@ def test_rows_name_the_choice_and_the_ratio() -> None:
     assert row.chosen == "sparse"
     assert set(row.milliseconds) == {"sparse", "dense", "fft", "dft"} == set(row.megabytes)
     assert row.ratio >= 1
-    told = aggregation.table([row])
-    assert "3×4×5 r 1.5 B1 F2 (mean, gradient) radial: auto takes sparse" in told
-    assert "worst of 1 regimes" in told
+    assert row.case == "3×4×5 r 1.5 B1 F2 (mean, gradient) radial"
     against = aggregation.Row("case", "sparse", {"edge": 30.0, "sparse": 2.0}, {"edge": 1, "sparse": 1}, "edge", 4)
     assert against.ratio == 15
-    assert "claimed: 4 × edge; measured: 15.0" in aggregation.table([against])
 
 
 def test_held_bytes_count_each_tensor_once() -> None:
