@@ -38,7 +38,7 @@ class EmbeddingData:
             file, one text per line, autoencoding) or `"vectors"` (a .npy or .safetensors file [n, D], autoencoding).
         limit: Greatest number of rows (a pair is one row) in all splits together, at least 3; None for all.
         teacher: A source as `Teacher` takes it, the settings of a `Teacher`, or a `Teacher`; unused by `"vectors"`.
-        batch_size: B, at least 1; of the batches served, and of the teacher's forward passes.
+        batch_size: B, at least 1; of the batches served, over all processes, and of the teacher's forward passes.
         seed: Decides splits, sample and the order of training rows.
         path: The file of the tasks `"file"` and `"vectors"`; None for the others.
         cache_dir: Root of the embedding cache; None for its default.
@@ -159,26 +159,39 @@ class EmbeddingData:
         return f"corpus {corpus.name}: {rows} rows; teacher {teacher.source}, {teacher.dim} dimensions"
 
     def dataloader(
-        self, split: Literal["train", "validation", "test"], order_seed: int | None = None
+        self,
+        split: Literal["train", "validation", "test"],
+        order_seed: int | None = None,
+        rank: int = 0,
+        world: int = 1,
     ) -> "StatefulDataLoader":
         """Return batches of one split: the training rows shuffled anew each epoch, the others in order.
 
-        The order of the training rows follows from `order_seed` (the data's seed where it is None) and the epoch.
+        The order of the training rows follows from `order_seed` (the data's seed where it is None) and the epoch; an
+        epoch of them is as many whole batches as there are. See `EpochSampler`.
 
-        A batch is a dict: `"input"` [B, D], `"target"` [B, D] and `"index"` [B], the rows' places in the split; the
-        last batch of an epoch may be smaller. `state_dict` and `load_state_dict` of the loader resume within an epoch,
-        exactly.
+        A batch is a dict: `"input"` [B, D], `"target"` [B, D] and `"index"` [B], the rows' places in the split.
+        `state_dict` and `load_state_dict` of the loader resume within an epoch, exactly.
+
+        Args:
+            split: Whose rows.
+            order_seed: Decides the order of training rows.
+            rank: Number of this process.
+            world: Number of processes that share each batch; each serves B / world rows of it.
         """
         from torchdata.stateful_dataloader import StatefulDataLoader
 
-        rows = SplitRows(self.splits[split])
-        sampler = EpochSampler(len(rows), self.seed if order_seed is None else order_seed, shuffle=split == "train")
+        rows, shuffle = SplitRows(self.splits[split]), split == "train"
+        seed = self.seed if order_seed is None else order_seed
+        sampler = EpochSampler(len(rows), seed, shuffle, self.batch_size, rank, world)
         # Its own generator: a loader draws a number per pass, which must not come from the caller's.
         generator = torch.Generator().manual_seed(self.seed)
         with warnings.catch_warnings():
             # torchdata calls a function that torch has deprecated; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
-            return StatefulDataLoader(rows, self.batch_size, sampler=sampler, collate_fn=as_is, generator=generator)
+            return StatefulDataLoader(
+                rows, self.batch_size // world, sampler=sampler, collate_fn=as_is, generator=generator
+            )
 
     def card(self) -> dict[str, Any]:
         """Describe the data in plain numbers and strings, fit for JSON."""

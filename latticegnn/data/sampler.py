@@ -1,4 +1,4 @@
-"""The order in which rows are visited: reproducible from seed and epoch, and resumable at any row."""
+"""The order in which rows are visited: follows from seed and epoch, resumable anywhere, shared by processes."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,38 +9,63 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """Visit n rows once an epoch, in an order that depends on seed and epoch alone.
+    """Visit rows once an epoch, in an order that depends on seed and epoch alone.
+
+    A shuffled epoch consists of whole batches: the rows that are left over, others in each epoch, are not visited, so
+    that every update sees as many rows, and terms that compare the rows of a batch always compare as many. Of every
+    batch each of the W processes takes an equal part; together they visit what one process would, in its order. An
+    unshuffled pass visits all rows, each process one stretch of them.
 
     Each pass through the sampler is one epoch. The moment an epoch's last row is handed out, the sampler stands at
     (epoch + 1, position 0), so a state saved at the boundary resumes with a full next epoch. A pass that is broken off
-    starts over from its first row, unless a state is loaded in between.
+    starts over from its first row, unless a state is loaded in between. A state is the same in every process and may be
+    loaded by another number of them.
 
     Args:
         rows: n, at least 1.
         seed: Decides the orders.
         shuffle: A fresh permutation every epoch; False gives 0 … n-1 each time.
+        batch_size: B, rows of a batch over all processes; at most n where rows are shuffled.
+        rank: Number of this process, 0 … W-1.
+        world: W, the number of processes; divides B.
 
     Attributes:
         epoch: The epoch that the next row belongs to.
 
     Raises:
-        ValueError: When `rows` is below 1, or a state of another number of rows or another seed is loaded.
+        ValueError: When `rows` is below 1 or below a shuffled batch, B is not a multiple of W, or a state of another
+            number of rows, another seed or another batch size is loaded.
     """
 
-    def __init__(self, rows: int, seed: int = 0, shuffle: bool = True) -> None:
+    def __init__(
+        self, rows: int, seed: int = 0, shuffle: bool = True, batch_size: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
         """Start at epoch 0, position 0."""
-        if rows < 1:
-            raise ValueError(f"A sampler needs at least 1 row; received {rows}. Check the split it is made for.")
+        if rows < 1 or (shuffle and rows < batch_size):
+            raise ValueError(
+                f"A sampler needs at least 1 row, and shuffled at least a batch; received {rows} rows, batch_size "
+                f"{batch_size}. Check the split it is made for, or lower batch_size."
+            )
+        if batch_size % world:
+            raise ValueError(
+                f"Every process takes an equal part of a batch; received batch_size {batch_size} for {world} "
+                f"processes. Choose a multiple of {world}."
+            )
         self.rows = rows
         self.seed = seed
         self.shuffle = shuffle
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world = world
         self.epoch = 0
         self._position = 0
         self._resume_at = 0
 
     def __len__(self) -> int:
-        """Return n, the rows of a whole epoch."""
-        return self.rows
+        """Return the rows that this process visits in a whole epoch."""
+        if self.shuffle:
+            return self.rows // self.batch_size * (self.batch_size // self.world)
+        return len(self._stretch())
 
     def __iter__(self) -> Iterator[int]:
         """Walk through the current epoch, from the loaded position or from its start."""
@@ -54,32 +79,40 @@ class EpochSampler(Sampler[int]):
             self._position = self._resume_at = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return epoch and position, with what they refer to."""
-        return {"epoch": self.epoch, "position": self._position, "rows": self.rows, "seed": self.seed}
+        """Return epoch and position, counted in rows of all processes, with what they refer to."""
+        position = self._position * self.world
+        return {"epoch": self.epoch, "position": position, **self._refers_to()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Make the next pass continue where `state` was taken."""
-        for key, here in (("rows", self.rows), ("seed", self.seed)):
+        for key, here in self._refers_to().items():
             if state[key] != here:
                 raise ValueError(
-                    f"A saved position is valid only for the same data and seed; the saved state has {key} = "
-                    f"{state[key]}, this sampler {key} = {here}. Resume with the saved run's settings, or start a new "
-                    "run."
+                    f"A saved position is valid only for the same data, batch size and seed; the saved state has "
+                    f"{key} = {state[key]}, this sampler {key} = {here}. Resume with the saved run's settings, or "
+                    "start a new run."
                 )
         self.epoch = state["epoch"]
-        self._position = self._resume_at = state["position"]
+        self._position = self._resume_at = state["position"] // self.world
+
+    def _refers_to(self) -> dict[str, int]:
+        return {"rows": self.rows, "seed": self.seed, "batch_size": self.batch_size}
 
     def _walk(self, start: int) -> Iterator[int]:
         for index in self._order()[start:]:
             self._position += 1
-            if self._position == self.rows:
+            if self._position == len(self):
                 self.epoch, self._position = self.epoch + 1, 0
             yield index
 
+    def _stretch(self) -> range:
+        return range(self.rank * self.rows // self.world, (self.rank + 1) * self.rows // self.world)
+
     def _order(self) -> list[int]:
         if not self.shuffle:
-            return list(range(self.rows))
+            return list(self._stretch())
         # Hashed, so that (seed, epoch) = (0, 1) and (1, 0) are unrelated.
         mixed = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(mixed[:8]) >> 1)
-        return torch.randperm(self.rows, generator=generator).tolist()
+        order = torch.randperm(self.rows, generator=generator)[: self.rows // self.batch_size * self.batch_size]
+        return order.view(-1, self.world, self.batch_size // self.world)[:, self.rank].flatten().tolist()

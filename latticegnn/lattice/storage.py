@@ -20,8 +20,11 @@ _DESCRIPTIONS = ("spec", "inputs", "outputs")
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write ``content`` beside ``path`` and move it there, so that no reader ever sees half a file.
 
+    The content is on the disk before it gets its name: a machine that loses power keeps the old file or the new one.
+
     Raises:
         FileNotFoundError: The folder does not exist.
+        OSError: The content could not be written; what was at ``path`` is untouched.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -32,6 +35,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         os.replace(name, path)
     except BaseException:
