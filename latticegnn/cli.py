@@ -50,14 +50,26 @@ def fit(arguments: list[str]) -> int:
     """Train, print the honest table, draw the figures; the run folder is printed last."""
     from latticegnn.report.run import draw_run
     from latticegnn.report.tables import format_table, format_verdict
+    from latticegnn.training.callbacks import Stopped
     from latticegnn.training.fit import Run
 
     run = Run(arguments)
-    result = run.execute()
-    draw_run(run.folder)
-    print(format_table(result["table"]))
-    print(format_verdict(result["table"]))
-    print(run.folder)
+    first = run.trainer.is_global_zero
+    try:
+        result = run.execute()
+    except Stopped as stopped:
+        if first:
+            print(f"latticegnn: {stopped}; go on with: latticegnn fit --resume {run.folder}", file=sys.stderr)
+        # The engine takes another process's failing status for a crash and kills them all.
+        return 128 + stopped.number if first else 0
+    except KeyboardInterrupt:
+        print(f"latticegnn: interrupted; go on with: latticegnn fit --resume {run.folder}", file=sys.stderr)
+        return 130
+    if first:
+        draw_run(run.folder)
+        print(format_table(result["table"]))
+        print(format_verdict(result["table"]))
+        print(run.folder)
     return 0
 
 

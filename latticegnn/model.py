@@ -205,9 +205,9 @@ class LatticeModel(nn.Module):
                 f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
                 f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
             )
-        code = self.transformer.encode(embedding)
-        # Nodes first inside the loop: B and F are then one dense axis for the aggregation.
-        state = self.volume(code).index_add(1, self.input_nodes, self.mapper(code)).transpose(0, 1).contiguous()
+        # Nodes first inside the loop: B and F are then one dense axis for the aggregation. Autocast ends at the maps.
+        code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes
+        state = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code)).transpose(0, 1).contiguous()
         states = [state]
         advance = self._step(state.shape[0] * state.shape[1])
         for _ in range(count):
@@ -215,7 +215,7 @@ class LatticeModel(nn.Module):
             if trajectory:
                 states.append(state)
         read = self.extractor(state[self.output_nodes].transpose(0, 1))
-        answer = self.transformer.decode(read)
+        answer = self.transformer.decode(read).to(embedding.dtype)
         return LatticeOutput(
             embedding=embedding + answer if self.skip else answer,
             code=read,

@@ -287,3 +287,20 @@ def test_no_edge_list_is_made_until_it_is_asked_for(monkeypatch, refuses) -> Non
 def test_strict_tiers_hold_without_an_edge_list(refuses) -> None:
     with refuses("strict_tiers asks that every tier has neighbours", "leave empty: local", "local_ratio"):
         LatticeModel(LatticeSpec((8, 8, 8), strict_tiers=True), D)
+
+
+@pytest.mark.parametrize("execution", ["reference", "fused"])
+@pytest.mark.parametrize("interior", ["zeros", "code", "learned"])
+def test_autocast_ends_at_the_maps_and_the_products(execution, interior) -> None:
+    """States and sums over neighbours keep float32; the answer is that of float32 to the digits of bfloat16."""
+    spec = LatticeSpec((3, 3, 5), radii=(0.5, 1.0, 1.5))
+    model = LatticeModel(spec, embedding_dim=12, channels=4, hidden=4, steps=5, execution=execution, interior=interior)
+    embedding = torch.randn(6, 12, generator=torch.Generator().manual_seed(0))
+    exact = model(embedding).embedding
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(embedding)
+        out.embedding.square().sum().backward()
+    assert (out.state.dtype, out.embedding.dtype) == (torch.float32, torch.float32)
+    assert not torch.equal(out.embedding, exact), "bfloat16 was in use"
+    assert (out.embedding - exact).norm() < 0.03 * exact.norm()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

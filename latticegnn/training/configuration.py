@@ -11,20 +11,27 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+import yaml
+from jsonargparse.typing import NonNegativeFloat
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from latticegnn.analysis.baselines import TRAINED
-from latticegnn.training.callbacks import GateLog
-from latticegnn.training.errors import OneLineParser, config_files, read_mapping
+from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
+from latticegnn.training.checkpoints import CheckpointFiles, saved
+from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping
 from latticegnn.training.losses import LossWeights
 from latticegnn.training.module import VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
 from latticegnn.training.optim import Optimisation
+from latticegnn.training.unroll import Unroll
 
 BASELINES = ("mean", "raw_teacher", "pca", "ridge", *TRAINED)
+CONFIG_FILE, CHECKPOINTS = "config.yaml", "checkpoints"
 
 
 class RunParser(OneLineParser, LightningArgumentParser):
@@ -48,7 +55,9 @@ class RunCLI(LightningCLI):
     """
 
     def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
-        self._arguments, self._folder = arguments, folder
+        self._arguments, self._folder = list(arguments), folder
+        #: The checkpoint that the run goes on from, where it does.
+        self.resume = self._resumed()
         about = {"description": "Train a lattice and hold it against its baselines.", "prog": "latticegnn fit"}
         try:
             with quiet_engine():
@@ -94,12 +103,26 @@ class RunCLI(LightningCLI):
             "for the baselines too.",
         )
         parser.add_argument(
-            "--ckpt_path", type=Path | None, default=None, help="Checkpoint of an interrupted run to go on from."
+            "--run_name",
+            type=str | None,
+            default=None,
+            help="Name of the run's folder, task and time unless set; needed where several processes share a run.",
         )
-        parser.add_class_arguments(LossWeights, "loss")
-        parser.add_class_arguments(Optimisation, "optim")
-        parser.link_arguments("loss", "model.loss", apply_on="instantiate")
-        parser.link_arguments("optim", "model.optim", apply_on="instantiate")
+        parser.add_argument(
+            "--resume",
+            type=Path | None,
+            default=None,
+            help="Folder of a run to go on with, or one of its checkpoints; --config is then its config.yaml.",
+        )
+        parser.add_argument(
+            "--save_every",
+            type=NonNegativeFloat,
+            default=60.0,
+            help="Seconds between checkpoints to go on from; 0 saves after every update.",
+        )
+        for name, kind in (("loss", LossWeights), ("optim", Optimisation), ("unroll", Unroll)):
+            parser.add_class_arguments(kind, name)
+            parser.link_arguments(name, f"model.{name}", apply_on="instantiate")
         parser.link_arguments("model.embedding_dim", "data.expected_dim")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.order_seed")
@@ -110,11 +133,13 @@ class RunCLI(LightningCLI):
                 "early_stopping.monitor": VALIDATION_METRICS[0],
                 "early_stopping.patience": 10,
                 "checkpoint.monitor": VALIDATION_METRICS[0],
-                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
                 "trainer.deterministic": True,
                 "trainer.enable_model_summary": False,
                 "trainer.log_every_n_steps": 10,
                 "trainer.gradient_clip_val": 1.0,
+                "trainer.num_sanity_val_steps": 0,
+                "trainer.use_distributed_sampler": False,
             }
         )
 
@@ -148,50 +173,63 @@ class RunCLI(LightningCLI):
                 "trainer.max_epochs must be at least 1, as the schedule needs an end; got "
                 f"{config.trainer.max_epochs}; set it."
             )
-        if config.trainer.precision not in (None, 32, "32", "32-true"):
+        _check_trainer(config.trainer)
+        if config.resume is not None and self.resume is None:
             raise ValueError(
-                "trainer.precision must be 32-true, as the sums over neighbours run in float32 so far; got "
-                f"{config.trainer.precision!r}; leave it out."
+                f"resume is for the command line, written out; got {config.resume} from elsewhere; pass --resume "
+                f"{config.resume}."
             )
-        if config.trainer.max_steps not in (None, -1):
-            raise ValueError(
-                "a run's budget is set in epochs, so that each ends with a validation; got trainer.max_steps "
-                f"{config.trainer.max_steps}; set trainer.max_epochs."
-            )
-        batches, every = config.trainer.limit_val_batches, config.trainer.check_val_every_n_epoch or 1
-        if batches == 0 or every > config.trainer.max_epochs:
-            raise ValueError(
-                "a run must validate, as validation selects its weights; got trainer.limit_val_batches "
-                f"{batches}, check_val_every_n_epoch {every}; leave them at their defaults."
-            )
-        if config.ckpt_path is not None and not config.ckpt_path.is_file():
-            raise FileNotFoundError(
-                f"ckpt_path must be an existing checkpoint; {config.ckpt_path} is not; "
-                "pass a file of a run's folder checkpoints."
-            )
-        try:
-            self.folder = self._folder or _new_folder(config.run_dir, config.data.task)
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"run_dir must be a folder that can be written; got {config.run_dir}: {error.strerror}; "
-                "choose another one."
-            ) from error
+        if self.resume is not None:
+            if config.run_name is not None:
+                raise ValueError(
+                    f"a run that goes on keeps its folder; got run_name {config.run_name!r} beside resume "
+                    f"{config.resume}; leave out one of them."
+                )
+            self.folder = self.resume.parent.parent
+        else:
+            self._make_folder()
         self._dirpath = config.checkpoint.dirpath
         if self._dirpath is None:
-            config.checkpoint.dirpath = str(self.folder / "checkpoints")
+            config.checkpoint.dirpath = str(self.folder / CHECKPOINTS)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make the trainer, logging to TensorBoard and CSV in the run folder unless the configuration names loggers."""
         if self.config.trainer.logger is None:
-            kwargs["logger"] = [made(self.folder, name="", version="logs") for made in (TensorBoardLogger, CSVLogger)]
-        return super().instantiate_trainer(default_root_dir=self.folder, **kwargs)
+            # A run that goes on logs beside what was logged before; see `latticegnn.report.run`.
+            version = "logs" if self.resume is None else f"logs-from-{self.resume.stem.rpartition('-')[2]}"
+            kwargs["logger"] = [made(self.folder, name="", version=version) for made in (TensorBoardLogger, CSVLogger)]
+        plugins = [*(self.config_init.trainer.plugins or []), CheckpointFiles()]
+        trainer = super().instantiate_trainer(default_root_dir=self.folder, plugins=plugins, **kwargs)
+        progress = Progress(self.folder / CHECKPOINTS, self.config.save_every)
+        trainer.callbacks += [*self.watchers(), progress]  # type: ignore[attr-defined]
+        if trainer.world_size > 1 and self.resume is None and self.config.run_name is None:
+            raise ValueError(
+                f"processes that share a run must agree on its folder; got {trainer.world_size} processes and no "
+                "run_name; set --run_name."
+            )
+        return trainer
+
+    def watchers(self) -> list[Callback]:
+        """Make the callbacks that watch every training of the run, baselines included."""
+        return [SeedEachBatch(self.config.seed_everything), GradientWatch()]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that decide the run's result, as plain numbers and texts."""
+        plain = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        for path in _FREE:
+            *above, last = path.split(".")
+            part = plain
+            for key in above:
+                part = part[key]
+            part.pop(last, None)
+        return plain
 
     def save(self) -> None:
         """Write the resolved configuration into the run folder; another run of it keeps its own checkpoints."""
         config = self.config.clone()
         config.checkpoint.dirpath = self._dirpath
-        self.parser.save(config, self.folder / "config.yaml", overwrite=True)
+        config.run_name = None
+        self.parser.save(config, self.folder / CONFIG_FILE, overwrite=True, skip_unset=False)
 
     def baseline_trainer(self, scratch: Path) -> Trainer:
         """Make a trainer with the run's own budget and selection rule, but without logs or progress bar.
@@ -200,17 +238,107 @@ class RunCLI(LightningCLI):
             scratch: Folder for its checkpoints.
         """
         settings = self.config.as_dict()
-        best = ModelCheckpoint(**settings["checkpoint"] | {"dirpath": scratch, "save_last": False})
+        best = ModelCheckpoint(**settings["checkpoint"] | {"dirpath": scratch})
         stop = EarlyStopping(**settings["early_stopping"])
-        extra: list[Callback] = [best, stop]
+        extra: list[Callback] = [best, stop, *self.watchers()]
         given = settings["trainer"] | {"logger": False, "callbacks": extra, "enable_progress_bar": False}
         with quiet_engine():
             return Trainer(**given | {"default_root_dir": scratch})
+
+    def _resumed(self) -> Path | None:
+        """Find the checkpoint that ``--resume`` names, and take over the configuration of its run."""
+        given = option(self._arguments, "--resume")
+        if given is None:
+            return None
+        place = Path(given)
+        folder = place.parent.parent if place.is_file() else place
+        rule = "resume must be a run's folder, or one of its checkpoints progress-….ckpt"
+        if not (folder / CONFIG_FILE).is_file():
+            raise FileNotFoundError(f"{rule}; {place} is neither; pass for instance runs/latest.")
+        if not list(config_files(self._arguments)):
+            self._arguments[:0] = ["--config", str(folder / CONFIG_FILE)]
+        found = [place] if place.is_file() else saved(folder.resolve() / CHECKPOINTS)
+        if not found:
+            raise FileNotFoundError(
+                f"{rule}; {folder} has none, so nothing was trained there yet; start it anew with "
+                f"--config {folder / CONFIG_FILE}."
+            )
+        return found[0].resolve()
+
+    def _make_folder(self) -> None:
+        config = self.config
+        try:
+            if self._folder is not None:
+                self.folder = self._folder
+            elif config.run_name is None:
+                self.folder = _new_folder(config.run_dir, config.data.task)
+            else:
+                self.folder = config.run_dir / config.run_name
+                if _rank() == 0 and self.folder.is_dir() and any(self.folder.iterdir()):
+                    raise ValueError(
+                        f"run_name must be new, as a run never overwrites another; {self.folder} exists; choose "
+                        f"another name, or go on with --resume {self.folder}."
+                    )
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"run_dir must be a folder that can be written; got {config.run_dir}: {error.strerror}; "
+                "choose another one."
+            ) from error
 
     def _forget_folder(self) -> None:
         """Remove the run folder again as long as it is empty."""
         with contextlib.suppress(AttributeError, OSError):
             self.folder.rmdir()
+
+
+_FREE = (
+    "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "checkpoint.dirpath",
+    "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
+)  # fmt: skip
+"""Settings that may change when a run goes on: they say where and how it runs and what is shown, not what comes out."""
+
+
+def _check_trainer(trainer: Any) -> None:
+    """Refuse the engine's settings that a run has no use for or would be misled by."""
+    if trainer.precision not in (None, 32, "32", "32-true", "bf16-mixed"):
+        raise ValueError(
+            "trainer.precision must be 32-true or bf16-mixed (16-mixed becomes bf16 on a CPU, and float16's gradients "
+            f"vanish without a scaler); got {trainer.precision!r}; choose one of them."
+        )
+    if trainer.precision == "bf16-mixed" and not _bf16(trainer.accelerator):
+        raise ValueError(
+            "trainer.precision bf16-mixed needs a device that multiplies bfloat16; this one does not; set 32-true."
+        )
+    if trainer.max_steps not in (None, -1):
+        raise ValueError(
+            "a run's budget is set in epochs, so that each ends with a validation; got trainer.max_steps "
+            f"{trainer.max_steps}; set trainer.max_epochs."
+        )
+    for key in ("limit_train_batches", "overfit_batches", "fast_dev_run", "val_check_interval"):
+        if trainer[key] not in (None, 0, False):
+            raise ValueError(
+                f"an epoch of a run visits all its rows and ends with a validation; got trainer.{key} {trainer[key]}; "
+                "set data.limit for fewer rows, trainer.max_epochs for fewer updates."
+            )
+    if trainer.use_distributed_sampler:
+        raise ValueError(
+            "the batches are shared among processes by the data itself; got trainer.use_distributed_sampler true; "
+            "leave it out."
+        )
+    batches, every = trainer.limit_val_batches, trainer.check_val_every_n_epoch or 1
+    if batches == 0 or every > trainer.max_epochs:
+        raise ValueError(
+            "a run must validate, as validation selects its weights; got trainer.limit_val_batches "
+            f"{batches}, check_val_every_n_epoch {every}; leave them at their defaults."
+        )
+
+
+def _bf16(accelerator: Any) -> bool:
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _new_folder(root: Path, task: str) -> Path:
@@ -238,8 +366,9 @@ def quiet_engine() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
             warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-            # A resumed run has a folder of its own.
-            warnings.filterwarnings("ignore", message="The dirpath has changed from")
+            # Each process computes the validation metrics over all rows, and so the same.
+            warnings.filterwarnings("ignore", message=r"It is recommended to use `self.log\(.*sync_dist=True")
+            warnings.filterwarnings("ignore", message="torch.distributed.nn.functional.all_gather is deprecated")
             warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
             yield
     finally:
@@ -247,8 +376,18 @@ def quiet_engine() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def _rank() -> int:
+    """Return this process's number, which the engine reads from its launcher's environment."""
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
 def set_level(level: str) -> None:
-    """Let the package log from this level on, one line a record, to standard error."""
+    """Let the package log from this level on, one line a record, to standard error.
+
+    Of several processes all but the first say warnings alone.
+    """
+    if _rank() > 0 and level in ("debug", "info"):
+        level = "warning"
     if not logging.getLogger("latticegnn").handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))

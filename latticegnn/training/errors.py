@@ -47,6 +47,16 @@ def config_files(arguments: Sequence[str]) -> Iterator[Path]:
             yield Path(word.partition("=")[2])
 
 
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """Return what a command line gives for an option; None where it does not."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == name and following:
+            return following
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
 def read_mapping(file: Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping of keys.
 

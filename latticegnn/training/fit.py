@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import pickle
 import platform
-import shutil
 import signal
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,9 @@ from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_
 from latticegnn.data import EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
-from latticegnn.training.configuration import RunCLI, quiet_engine
+from latticegnn.training.checkpoints import ENTRY, differences, read, saved
+from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
+from latticegnn.training.losses import loss_terms
 from latticegnn.training.module import EmbeddingModule
 from latticegnn.training.readout import refit_readout
 
@@ -43,22 +43,39 @@ class Run:
         folder: Where the run is kept; a new one below ``run_dir`` by default.
 
     Raises:
-        ValueError: For settings that contradict each other or the data.
+        ValueError: For settings that contradict each other or the data, or a run that goes on with other settings.
     """
 
     def __init__(self, arguments: list[str], folder: Path | None = None) -> None:
         self.cli = RunCLI(arguments, folder)
         self.folder: Path = self.cli.folder
+        self.trainer: pl.Trainer = self.cli.trainer
         self.module: EmbeddingModule = self.cli.model
         self.model: LatticeModel = self.cli.model.lattice
         self.data = self.cli.datamodule.content
         self._lattice: Tensor | None = None  # the lattice's figures row by row, which the baselines are paired with
-        if self.cli.config.ckpt_path is not None:
-            check_checkpoint(self.cli.config.ckpt_path, self.module)
+        self._settings = self.cli.settings()
+        if self.cli.resume is not None:
+            self._check_settings(self.cli.resume)
 
     def execute(self) -> dict[str, Any]:
-        """Train, evaluate on the test split, write the run folder, and return what ``metrics.json`` holds."""
-        self.cli.save()
+        """Train, evaluate on the test split, write the run folder, and return what ``metrics.json`` holds.
+
+        Where several processes share the run, all of them return the same, and the first one writes.
+
+        Raises:
+            FloatingPointError: When a batch, the loss or the gradient is not finite.
+            OSError: When a checkpoint cannot be written.
+            Stopped: When training was asked to stop, and has saved.
+        """
+        try:
+            return self._execute()
+        except (FloatingPointError, OSError) as error:
+            raise self._with_remedy(error) from error
+
+    def _execute(self) -> dict[str, Any]:
+        if self.trainer.is_global_zero and self.cli.resume is None:
+            self.cli.save()
         self.data.prepare()
         train, tested = self.data.splits["train"], len(self.data.splits["test"])
         if tested < FEWEST_TEST_ROWS:
@@ -68,47 +85,70 @@ class Run:
             )
         model = self.model
         model.fit_maps(train.inputs, train.targets)
-        self.module.pairs = self.data.pairs
-        self.module.train_mean = train.targets.mean(dim=0)
+        self._introduce(self.module)
         counts = model.parameter_counts()
         logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
         untrained = {name: make(model) for name, make in baselines.TRAINED.items() if name in self.cli.config.baselines}
-        rows = [self._train_lattice()]
-        model.save_pretrained(self.folder / "model")
+        cost = self._fit(self.trainer, self.module, self.cli.resume)
+        rows = [self._row("lattice", model, cost)]
+        if self.trainer.is_global_zero:
+            model.save_pretrained(self.folder / "model")
         rows += [self._row(name, reference) for name, reference in self._references()]
         rows += [self._train_baseline(name, baseline) for name, baseline in untrained.items()]
         result = {
             "table": rows,
             "task": self.data.task,
             "seed": self.cli.config.seed_everything,
+            "validation": self._validation(),
             "parameters": counts,
             "backend": model.cell.backend,
             "data": self.data.card(),
             "machine": {
+                "processes": self.trainer.world_size,
                 "threads": torch.get_num_threads(),
                 "processor": platform.processor() or platform.machine(),
                 "torch": torch.__version__,
             },
         }
-        write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
-        _point_latest(self.folder)
+        if self.trainer.is_global_zero:
+            write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
+            _point_latest(self.folder)
         return result
 
-    def _train_lattice(self) -> dict[str, Any]:
-        cost = self._fit(self.cli.trainer, self.module, self.cli.config.ckpt_path)
-        return self._row("lattice", self.model, cost)
+    def _introduce(self, module: EmbeddingModule) -> None:
+        """Tell a module what it must know of the data."""
+        train, trainer = self.data.splits["train"], self.trainer
+        module.pairs = self.data.pairs
+        module.train_mean = train.targets.mean(dim=0)
+        # From the settings, not from the engine, whose own count would make the loader forget its position.
+        assert trainer.max_epochs is not None
+        batches = len(train) // self.data.batch_size
+        module.updates = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+        card = self.data.card()
+        identity = {
+            "settings": self._settings,
+            "data": {key: card[key] for key in ("rows", "teacher", "source_sha256")},
+        }
+        if self.cli.resume is not None and module is self.module:
+            _check_same("the data", read(self.cli.resume)[ENTRY]["data"], identity["data"])
+        module.identity = identity
+
+    def _check_settings(self, file: Path) -> None:
+        content = read(file)
+        _check_same("the settings", content[ENTRY]["settings"], self._settings)
+        logger.info("going on after update %d, from %s", content["global_step"], file)
 
     def _train_baseline(self, name: str, model: nn.Module) -> dict[str, Any]:
         logger.info("training the baseline %s", name)
-        module = EmbeddingModule(model, self.module.loss, self.module.optim, self.module.train_mean, self.module.pairs)
+        own = self.module
+        module = EmbeddingModule(model, own.loss, own.optim, own.unroll, own.seed)
+        self._introduce(module)
         with tempfile.TemporaryDirectory() as scratch:
-            trainer = self.cli.baseline_trainer(Path(scratch))
-            cost = self._fit(trainer, module)
+            cost = self._fit(self.cli.baseline_trainer(Path(scratch)), module)
         return self._row(name, model, cost)
 
     def _fit(self, trainer: pl.Trainer, module: EmbeddingModule, resume: Path | None = None) -> dict[str, float]:
         """Train, put the best validated weights back, and say what it cost."""
-        start = time.perf_counter()
         with quiet_engine():
             pl.seed_everything(self.cli.config.seed_everything, verbose=False)
             handler = signal.getsignal(signal.SIGINT)
@@ -119,21 +159,33 @@ class Run:
                 raise KeyboardInterrupt from ended
         best = trainer.checkpoint_callback
         assert isinstance(best, pl.callbacks.ModelCheckpoint)
-        if not module.milliseconds or not best.best_model_path:
+        if not best.best_model_path:
             raise ValueError(
-                f"a run must make at least one update and keep its best checkpoint; got {len(module.milliseconds)} "
-                f"updates in {trainer.max_epochs} epochs; raise trainer.max_epochs (above the epochs a resumed "
-                "checkpoint has behind it), and leave the trainer's limits and checkpoint.save_top_k at their defaults."
+                f"a run must make at least one update and keep its best checkpoint; got {trainer.global_step} updates "
+                f"in {trainer.max_epochs} epochs; leave the trainer's limits and checkpoint.save_top_k at their "
+                "defaults."
             )
-        module.load_state_dict(torch.load(_best(best, resume), weights_only=True)["state_dict"])
-        cost: dict[str, float] = {
-            "updates": trainer.global_step,
-            "ms_per_update": round(statistics.median(module.milliseconds), 3),
-        }
+        module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+        trainer.strategy.barrier()  # the file may go as soon as one process has gone on
+        each = statistics.median(module.milliseconds) * trainer.accumulate_grad_batches
+        cost: dict[str, float] = {"updates": trainer.global_step, "ms_per_update": round(each, 3)}
         if self.cli.config.refit_readout:
             splits = self.data.splits
             cost["readout_penalty"] = refit_readout(module.model, splits["train"], splits["validation"], module.loss)
-        return cost | {"seconds": round(time.perf_counter() - start, 2)}
+        return cost | {"seconds": round(module.seconds(), 2)}
+
+    def _with_remedy(self, error: FloatingPointError | OSError) -> Exception:
+        found = saved(self.folder / CHECKPOINTS)
+        text = str(error).rstrip(".")
+        if not found:
+            return type(error)(f"{text}; no checkpoint was saved before.")
+        return type(error)(f"{text}; the last good checkpoint is {found[0]}; go on with --resume {self.folder}.")
+
+    def _validation(self) -> dict[str, float]:
+        """Compute the loss of the weights that were chosen, on the validation split."""
+        split = self.data.splits["validation"]
+        terms = loss_terms(predict(self.model, split), split.targets, self.module.loss)
+        return {"loss": float(torch.stack(list(terms.values())).sum())}
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         train, wanted = self.data.splits["train"], self.cli.config.baselines
@@ -174,50 +226,13 @@ class Run:
         return row | (cost or {})
 
 
-def check_checkpoint(file: Path, module: nn.Module) -> None:
-    """Check, before anything is embedded or trained, that a run can go on from a checkpoint.
-
-    Args:
-        file: The checkpoint.
-        module: What the run trains.
-
-    Raises:
-        ValueError: When the file is damaged or was written by another kind of run.
-    """
-    rule = "ckpt_path must be a checkpoint that a run of this model wrote"
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        weights = {name: tuple(tensor.shape) for name, tensor in content["state_dict"].items()}
-        epochs = content["epoch"]
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, LookupError, TypeError, AttributeError) as error:
+def _check_same(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    found = list(differences(before, now))
+    if found:
         raise ValueError(
-            f"{rule}; {file} cannot be read ({type(error).__name__}); pass another file of the run's folder "
-            "checkpoints, or leave ckpt_path out to start anew."
-        ) from error
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    other = sorted(name for name in weights.keys() | wanted.keys() if weights.get(name) != wanted.get(name))
-    if other:
-        raise ValueError(
-            f"{rule}; {file} has other weights: {', '.join(other[:3])}{' …' if len(other) > 3 else ''}; "
-            "pass the configuration of the run that wrote it (config.yaml in its folder)."
+            f"a run goes on with {what} it began with; {'; '.join(found[:3])}{' …' if len(found) > 3 else ''}; restore "
+            "them, or start a new run."
         )
-    logger.info("going on after epoch %d of %s", epochs + 1, file)
-
-
-def _best(kept: pl.callbacks.ModelCheckpoint, resume: Path | None) -> Path:
-    """Find the best checkpoint, also among those of the run that was resumed; it is then copied."""
-    best = Path(kept.best_model_path)
-    state = torch.load(resume, weights_only=True)["callbacks"].get(kept.state_key) if resume else None
-    if state is None or state["best_model_score"] is None or kept.best_model_score is None:
-        return best
-    sign = 1 if kept.mode == "min" else -1
-    if sign * float(state["best_model_score"]) >= sign * float(kept.best_model_score):
-        return best
-    earlier = Path(state["best_model_path"])
-    if not earlier.is_file():
-        logger.warning("the best checkpoint before %s was %s, which is gone; taking the best after it", resume, earlier)
-        return best
-    return Path(shutil.copy2(earlier, best.parent))
 
 
 @torch.no_grad()

@@ -14,9 +14,12 @@ from torchmetrics import CatMetric
 
 from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
 from latticegnn.data import EmbeddingData, Teacher
+from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
-from latticegnn.training.losses import LossWeights, loss_terms
+from latticegnn.training.checkpoints import ENTRY, FORMAT
+from latticegnn.training.losses import Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
+from latticegnn.training.unroll import Unroll
 
 VALIDATION_METRICS = ("validation/loss", "validation/fvu", "validation/cosine", "validation/mrr@10")
 """What a run logs after each epoch, and so what may be monitored; the last one for pairs only."""
@@ -25,25 +28,48 @@ VALIDATION_METRICS = ("validation/loss", "validation/fvu", "validation/cosine", 
 class EmbeddingModule(pl.LightningModule):
     """Trains any model whose ``model(embedding).embedding`` is a prediction: the lattice and every baseline alike.
 
-    Logs the loss and its terms each step, and after each epoch `VALIDATION_METRICS`.
+    Logs the loss and its terms each step, and after each epoch `VALIDATION_METRICS`. Where several processes share a
+    batch, terms on embeddings see all its rows, so that loss and gradient are those of one process; terms on the
+    trajectory are averaged over the processes. The validation loss holds the terms on embeddings alone.
 
     Args:
         model: Maps embeddings [B, D] to an output with ``embedding`` [B, D].
         loss: Weights of the loss terms.
         optim: Optimiser and schedule.
-        train_mean: Mean of the training targets [D], the reference of FVU.
-        pairs: Whether targets are answers to be found among others.
+        unroll: Number of steps of a lattice's rollouts in training.
+        seed: Of the draws of that number.
+
+    Attributes:
+        updates: Optimiser steps of the whole run; set before training.
+        train_mean: Mean of the training targets [D], the reference of FVU; set before training.
+        pairs: Whether targets are answers to be found among others; set before training.
+        identity: What checkpoints say of the run that wrote them; plain numbers and texts.
+        rows: Rows of the batches since the last update.
+        milliseconds: Duration of each batch.
     """
 
     def __init__(
-        self, model: nn.Module, loss: LossWeights, optim: Optimisation, train_mean: Tensor, pairs: bool
+        self,
+        model: nn.Module,
+        loss: LossWeights | None = None,
+        optim: Optimisation | None = None,
+        unroll: Unroll | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss, self.optim, self.pairs = loss, optim, pairs
-        self.train_mean = train_mean
+        self.loss, self.optim, self.unroll = loss or LossWeights(), optim or Optimisation(), unroll or Unroll()
+        self.seed = seed
+        lattice = model if isinstance(model, LatticeModel) else None
+        if lattice is not None and self.unroll.low is not None and lattice.settings["require_light_cone"]:
+            check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
+        self.criterion = Loss(self.loss, lattice.spec if lattice else None)
+        self.updates, self.pairs = 0, False
+        self.train_mean = torch.zeros(())
+        self.identity: dict[str, Any] = {}
+        self.rows: list[int] = []
         self.milliseconds: list[float] = []
-        self._started = 0.0
+        self._before = self._began = self._started = 0.0
         # These gather over processes, too: the metrics below need all rows at once.
         self.predictions, self.targets = CatMetric(), CatMetric()
 
@@ -53,16 +79,34 @@ class EmbeddingModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch."""
-        terms = loss_terms(self(batch["input"]), batch["target"], self.loss)
+        rows = self._of_all_processes(batch["index"]).tolist()
+        self.rows = rows if batch_idx % self.trainer.accumulate_grad_batches == 0 else self.rows + rows
+        unsound = ~(torch.isfinite(batch["input"]) & torch.isfinite(batch["target"])).all(dim=1)
+        if bool(unsound.any()):
+            raise FloatingPointError(
+                f"a batch must be finite; it is not at update {self.global_step}, rows "
+                f"{batch['index'][unsound].tolist()}; drop these rows or embed their texts again"
+            )
+        output, trajectory = self._roll_out(batch["input"])
+        prediction, target = self._of_all_processes(output.embedding), self._of_all_processes(batch["target"])
+        terms = self.criterion(prediction, target, trajectory)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss must be finite; it is {loss.item()} at update {self.global_step}, batch rows "
-                f"{batch['index'].tolist()}; lower the learning rates or inspect these rows."
+                f"the loss must be finite; it is {loss.item()} at update {self.global_step}, batch rows {self.rows}; "
+                "lower the learning rates or inspect these rows"
             )
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return loss
+
+    def on_fit_start(self) -> None:
+        """Start the clock; what a run took before it went on is in its checkpoint."""
+        self._began = time.perf_counter() - self._before
+
+    def seconds(self) -> float:
+        """Return the time since training began, without that between a break and going on."""
+        return time.perf_counter() - self._began
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Start the update's clock, the batch being there already."""
@@ -92,15 +136,45 @@ class EmbeddingModule(pl.LightningModule):
             values["validation/mrr@10"] = float(reciprocal_rank(prediction, target).mean())
         self.log_dict(values, prog_bar=True)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say what format this is, which run's, and what it took so far."""
+        cost = {"seconds": self.seconds(), "milliseconds": torch.tensor(self.milliseconds)}
+        checkpoint[ENTRY] = {"format": FORMAT, **self.identity, **cost}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the schedule's length that of this run, which may have more epochs than the one that is resumed."""
-        for schedule in checkpoint["lr_schedulers"]:
-            for key in ("total_steps", "_schedule_phases"):
-                schedule.pop(key, None)
+        """Take over the cost so far, and find the best checkpoint wherever the run's folder is now."""
+        self._before = checkpoint[ENTRY]["seconds"]
+        self.milliseconds = checkpoint[ENTRY]["milliseconds"].tolist()
+        best = self.trainer.checkpoint_callback
+        state = checkpoint["callbacks"].get(best.state_key) if best is not None else None
+        if state is not None:
+            state["dirpath"] = str(best.dirpath)  # type: ignore[union-attr]
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[key] = _moved(state[key], state["dirpath"])
+            state["best_k_models"] = {_moved(k, state["dirpath"]): v for k, v in state["best_k_models"].items()}
 
     def configure_optimizers(self) -> Any:
         """Make optimiser and schedule for the run's number of updates."""
-        return configure(self.model, self.optim, int(self.trainer.estimated_stepping_batches))
+        return configure(self, self.optim, self.updates)
+
+    def _roll_out(self, embedding: Tensor) -> tuple[Any, Tensor | None]:
+        if not isinstance(self.model, LatticeModel):
+            return self.model(embedding), None
+        steps = self.unroll.steps(self.global_step, self.updates, self.seed)
+        output = self.model.rollout(embedding, steps, trajectory=self.loss.needs_trajectory)
+        return output, output.trajectory
+
+    def _of_all_processes(self, rows: Tensor) -> Tensor:
+        """Put the parts of a batch together, each process having an equal one; gradients flow back to all."""
+        if self.trainer.world_size == 1:
+            return rows
+        gathered = self.all_gather(rows, sync_grads=rows.is_floating_point())
+        assert isinstance(gathered, Tensor)
+        return gathered.flatten(0, 1)
+
+
+def _moved(path: str, folder: str) -> str:
+    return str(Path(folder) / Path(path).name) if path else path
 
 
 class LatticeModule(EmbeddingModule):
@@ -109,7 +183,9 @@ class LatticeModule(EmbeddingModule):
     Args:
         loss: Weights of the loss terms.
         optim: Optimiser and schedule.
+        unroll: Number of steps of rollouts in training.
         experts: As for `LatticeModel`, which builds them; a plain ``dict``: the parser leaves class paths in it alone.
+        seed: Of the model's start, and of the draws of `unroll`.
         kwargs: Other arguments of `LatticeModel`.
     """
 
@@ -117,13 +193,12 @@ class LatticeModule(EmbeddingModule):
         self,
         loss: LossWeights | None = None,
         optim: Optimisation | None = None,
+        unroll: Unroll | None = None,
         experts: dict | None = None,
+        seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        model = LatticeModel(experts=experts, **kwargs)
-        super().__init__(
-            model, loss or LossWeights(), optim or Optimisation(), torch.zeros(model.embedding_dim), pairs=False
-        )
+        super().__init__(LatticeModel(experts=experts, seed=seed, **kwargs), loss, optim, unroll, seed)
 
     @property
     def lattice(self) -> LatticeModel:
@@ -139,7 +214,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         task: See `EmbeddingData`, as all others.
         limit: Greatest number of rows.
         teacher: A source, or the settings of a `Teacher`.
-        batch_size: B.
+        batch_size: B, over all processes.
         seed: Decides splits and sample.
         path: File of the tasks "file" and "vectors".
         cache_dir: Root of the embedding cache.
@@ -176,9 +251,14 @@ class EmbeddingDataModule(pl.LightningDataModule):
         self.content.prepare()
 
     def train_dataloader(self) -> Any:
-        """Return shuffled batches."""
-        return self.content.dataloader("train", self.order_seed)
+        """Return shuffled batches, this process's part of each."""
+        return self._dataloader("train")
 
     def val_dataloader(self) -> Any:
-        """Return the validation split in order."""
-        return self.content.dataloader("validation")
+        """Return the validation split in order, this process's part of it."""
+        return self._dataloader("validation")
+
+    def _dataloader(self, split: Literal["train", "validation"]) -> Any:
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        return self.content.dataloader(split, self.order_seed, rank, world)

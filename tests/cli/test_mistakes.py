@@ -54,7 +54,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     ),
     "no checkpoint kept": (
         (*FIT, "--checkpoint.save_top_k", "0"),
-        ("keep its best checkpoint", "got 4 updates", "leave the trainer's limits and checkpoint.save_top_k"),
+        ("keep its best checkpoint", "got 3 updates", "leave the trainer's limits and checkpoint.save_top_k"),
     ),
     "missing configuration": (
         ("fit", "--config", "none.yaml"),
@@ -130,7 +130,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     ),
     "half precision": (
         (*FIT, "--trainer.precision", "16-mixed"),
-        ("trainer.precision must be 32-true", "got '16-mixed'", "leave it out"),
+        ("trainer.precision must be 32-true or bf16-mixed", "got '16-mixed'", "choose one of them"),
     ),
     "a budget in steps": (
         (*FIT, "--trainer.max_steps", "1"),
@@ -140,13 +140,29 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--trainer.devices", "0"),
         ("must fit each other and this machine", "devices='0'", "change the setting that is named"),
     ),
-    "missing checkpoint": (
-        (*FIT, "--ckpt_path", "none.ckpt"),
-        ("ckpt_path must be an existing checkpoint", "none.ckpt is not", "pass a file of a run's folder"),
+    "part of an epoch": (
+        (*FIT, "--trainer.limit_train_batches", "2"),
+        ("visits all its rows", "got trainer.limit_train_batches 2", "set data.limit"),
     ),
-    "garbage for a checkpoint": (
-        (*FIT, "--ckpt_path", "garbage.ckpt"),
-        ("ckpt_path must be a checkpoint", "garbage.ckpt cannot be read", "pass another file"),
+    "the engine's sampler": (
+        (*FIT, "--trainer.use_distributed_sampler", "true"),
+        ("shared among processes by the data itself", "use_distributed_sampler true", "leave it out"),
+    ),
+    "processes without a name": (
+        (*FIT, "--trainer.devices", "2"),
+        ("must agree on its folder", "got 2 processes and no run_name", "set --run_name"),
+    ),
+    "no run to go on with": (
+        (*FIT, "--resume", "none"),
+        ("resume must be a run's folder", "none is neither", "pass for instance runs/latest"),
+    ),
+    "rollouts below the light cone": (
+        (*FIT, "--unroll.mode", "random", "--unroll.low", "1", "--unroll.high", "9"),
+        ("light cone", "in one step", "Set steps to 4 or more"),
+    ),
+    "rollouts without bounds": (
+        (*FIT, "--unroll.mode", "random"),
+        ("unroll.low and unroll.high belong to the modes", "low None, high None", "set both"),
     ),
     "a file for a folder": (
         (*FIT, "--run_dir", "v.npy"),

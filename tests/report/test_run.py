@@ -5,7 +5,7 @@ import json
 import matplotlib.image
 import pytest
 
-from latticegnn.report.run import _history, draw_run
+from latticegnn.report.run import draw_run, read_history
 
 LOG = """epoch,gate/distant,gate/entropy,gate/functional,step,train/loss,validation/fvu,validation/loss,train/lr
 0,,,,9,2.5,,,0.1
@@ -62,9 +62,19 @@ def test_a_log_without_gates_has_no_figure_of_them(folder) -> None:
 
 
 def test_the_history_keeps_each_series_with_its_steps(tmp_path) -> None:
-    (tmp_path / "metrics.csv").write_text(LOG)
-    history = _history(tmp_path / "metrics.csv")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "metrics.csv").write_text(LOG)
+    history = read_history(tmp_path)
     assert history["train/loss"] == [(9, 2.5), (19, 1.5)]
     assert history["validation/loss"] == [(9, 2.0), (19, 1.25)]
     assert history["gate/functional"] == [(9, 0.75), (19, 0.5)]
     assert not {"epoch", "step"} & set(history)
+
+
+def test_what_was_logged_after_a_checkpoint_gives_way_to_what_came_from_it(tmp_path) -> None:
+    for name, steps in {"logs": (0, 4, 9, 14), "logs-from-10": (10, 12), "logs-from-5": (5, 8)}.items():
+        (tmp_path / name).mkdir()
+        rows = "".join(f"0,{step},{len(name)}\n" for step in steps)
+        (tmp_path / name / "metrics.csv").write_text(f"epoch,step,train/loss\n{rows}")
+    (tmp_path / "logs-from-13").mkdir()  # killed before anything was logged
+    assert read_history(tmp_path) == {"train/loss": [(0, 4), (4, 4), (5, 11), (8, 11), (10, 12), (12, 12)]}

@@ -3,7 +3,6 @@
 import csv
 import json
 import logging
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ def test_the_folder_holds_what_is_promised(finished) -> None:
     names = {file.name for file in folder.iterdir()}
     assert names == {"config.yaml", "metrics.json", "checkpoints", "model", "logs"}
     checkpoints = sorted(file.name for file in (folder / "checkpoints").iterdir())
-    assert checkpoints == ["epoch=0-step=8.ckpt", "last.ckpt"]
+    assert checkpoints == ["epoch=0-step=7.ckpt", "progress-7.ckpt"]
     assert len(list((folder / "logs").glob("events.out.tfevents*"))) == 1
     with (folder / "logs" / "metrics.csv").open(newline="") as file:
         logged = set(csv.DictReader(file).fieldnames or ())
@@ -54,7 +53,7 @@ def test_the_metrics_have_the_keys_and_intervals_that_are_promised(finished) -> 
         paired = {key for key in row if key.startswith("lattice_minus")}
         assert len(paired) == (0 if row["model"] == "lattice" else 3)
     by_name = {row["model"]: row for row in rows}
-    assert {by_name[name]["updates"] for name in ROWS[3:]} == {by_name["lattice"]["updates"]} == {8}
+    assert {by_name[name]["updates"] for name in ROWS[3:]} == {by_name["lattice"]["updates"]} == {7}
     assert by_name["lattice"]["parameters"] == content["parameters"]["total"] == 699
     assert by_name["frozen_cell"]["parameters"] == content["parameters"]["maps"]
     assert by_name["mean"]["parameters"] == finished.data.dim
@@ -98,7 +97,7 @@ def test_the_saved_configuration_gives_the_same_table_in_a_folder_of_its_own(fin
     assert again.folder.parent == finished.folder.parent
     assert table(again) == table(finished)
     assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == held
-    assert (again.folder / "checkpoints" / "last.ckpt").is_file()
+    assert (again.folder / "checkpoints" / "progress-7.ckpt").is_file()
 
 
 def test_the_seed_decides(finished, start, tmp_path) -> None:
@@ -111,119 +110,6 @@ def test_the_seed_decides(finished, start, tmp_path) -> None:
     assert results[0] == results[1] == table(finished)[:1]
     assert results[2] != results[0]
     assert results[2][0]["parameters"] == results[0][0]["parameters"]
-
-
-def test_a_run_that_goes_on_ends_where_an_unbroken_one_does(start, tmp_path) -> None:
-    words = ("--trainer.max_epochs", "3", "--checkpoint.save_top_k", "-1")
-    whole = start(tmp_path, *words)
-    whole.execute()
-    first = whole.folder / "checkpoints" / "epoch=0-step=8.ckpt"
-    resumed = start(tmp_path, *words, "--ckpt_path", str(first))
-    resumed.execute()
-    assert resumed.cli.trainer.global_step == 24
-    assert len(resumed.module.milliseconds) == 16
-    assert table(resumed) == table(whole)
-
-
-def test_a_run_that_is_broken_off_can_go_on(start, tmp_path, monkeypatch) -> None:
-    words = ("--trainer.max_epochs", "2")
-    whole = start(tmp_path, *words)
-    whole.execute()
-    broken, handler = start(tmp_path, *words), signal.getsignal(signal.SIGINT)
-    step = broken.module.training_step
-
-    def interrupt(batch, batch_idx):
-        if broken.module.global_step == 11:
-            raise KeyboardInterrupt
-        return step(batch, batch_idx)
-
-    monkeypatch.setattr(broken.module, "training_step", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        broken.execute()
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert not (broken.folder / "metrics.json").exists()
-    last = broken.folder / "checkpoints" / "last.ckpt"
-    resumed = Run(["--config", str(broken.folder / "config.yaml"), "--ckpt_path", str(last)])
-    resumed.execute()
-    assert len(resumed.module.milliseconds) == 8
-    assert table(resumed) == table(whole)
-
-
-def test_a_finished_run_goes_on_with_more_epochs(finished, start, tmp_path) -> None:
-    last = finished.folder / "checkpoints" / "last.ckpt"
-    before = last.read_bytes()
-    longer = start(tmp_path, "--trainer.max_epochs", "4", "--ckpt_path", str(last))
-    longer.execute()
-    assert longer.cli.trainer.global_step == 4 * 8
-    assert len(longer.module.milliseconds) == 3 * 8
-    (rate, *_) = longer.cli.trainer.optimizers[0].param_groups
-    assert rate["lr"] < 1e-4, "the schedule is as long as the longer run"
-    assert table(longer)[0]["fvu"] < table(finished)[0]["fvu"]
-    assert last.read_bytes() == before
-
-
-def test_the_best_weights_may_be_those_before_the_break(finished, start, tmp_path, caplog) -> None:
-    """With another scale of the loss no later epoch can be better."""
-    words = ("--trainer.max_epochs", "2", "--loss.reconstruction", "100", "--refit_readout", "false", "--ckpt_path")
-    last = finished.folder / "checkpoints" / "last.ckpt"
-    wanted = torch.load(finished.folder / "checkpoints" / "epoch=0-step=8.ckpt", weights_only=True)["state_dict"]
-    longer = start(tmp_path, *words, str(last))
-    longer.execute()
-    assert longer.cli.trainer.global_step == 16
-    for name, value in longer.module.state_dict().items():
-        assert torch.equal(wanted[name], value)
-    assert (longer.folder / "checkpoints" / "epoch=0-step=8.ckpt").is_file()
-    alone = torch.load(last, weights_only=True)
-    for state in alone["callbacks"].values():
-        state |= {"best_model_path": str(tmp_path / "gone.ckpt")} if "best_model_path" in state else {}
-    torch.save(alone, tmp_path / "alone.ckpt")
-    alone_run = start(tmp_path, *words, str(tmp_path / "alone.ckpt"))
-    alone_run.execute()
-    assert "gone.ckpt, which is gone" in caplog.text
-    assert table(alone_run)[0]["fvu"] != table(longer)[0]["fvu"]
-
-
-def test_nothing_is_left_of_a_run_that_is_done(finished, start, tmp_path, refuses) -> None:
-    last = finished.folder / "checkpoints" / "last.ckpt"
-    run = start(tmp_path, "--ckpt_path", str(last))
-    with refuses("must make at least one update", "got 0 updates in 1 epochs", "raise trainer.max_epochs"):
-        run.execute()
-
-
-@pytest.mark.parametrize("damage", ["garbage", "empty", "truncated", "no checkpoint", "a list"])
-def test_a_damaged_checkpoint_is_named(damage, finished, start, tmp_path, refuses) -> None:
-    file = tmp_path / "damaged.ckpt"
-    content = (finished.folder / "checkpoints" / "last.ckpt").read_bytes()
-    file.write_bytes({"garbage": b"garbage", "truncated": content[: len(content) // 2]}.get(damage, b""))
-    if damage == "no checkpoint":
-        torch.save({"weights": torch.zeros(2)}, file)
-    elif damage == "a list":
-        torch.save([1, 2], file)
-    with refuses("ckpt_path must be a checkpoint", f"{file} cannot be read", "pass another file of the run's folder"):
-        start(tmp_path / "runs", "--ckpt_path", str(file))
-
-
-def test_code_in_a_checkpoint_is_not_run(start, tmp_path, refuses) -> None:
-    class Payload:
-        def __reduce__(self):
-            return Path.touch, (tmp_path / "touched",)
-
-    torch.save({"state_dict": Payload(), "epoch": 0}, tmp_path / "evil.ckpt")
-    with refuses("ckpt_path must be a checkpoint", "evil.ckpt", "leave ckpt_path out"):
-        start(tmp_path / "runs", "--ckpt_path", str(tmp_path / "evil.ckpt"))
-    assert not (tmp_path / "touched").exists()
-
-
-def test_a_missing_checkpoint_is_named(start, tmp_path, refuses) -> None:
-    missing = tmp_path / "none.ckpt"
-    with refuses("ckpt_path must be an existing checkpoint", str(missing), "folder checkpoints", FileNotFoundError):
-        start(tmp_path / "runs", "--ckpt_path", str(missing))
-
-
-def test_a_checkpoint_of_another_model_is_refused(finished, start, tmp_path, refuses) -> None:
-    last = finished.folder / "checkpoints" / "last.ckpt"
-    with refuses("a run of this model", f"{last} has other weights: model.cell", "config.yaml in its folder"):
-        start(tmp_path / "runs", "--model.hidden", "6", "--ckpt_path", str(last))
 
 
 def test_a_refused_run_leaves_no_folder(start, tmp_path) -> None:
@@ -239,14 +125,15 @@ def test_runs_of_the_same_second_have_their_own_folders(start, tmp_path) -> None
 def test_an_own_folder_for_checkpoints_is_kept(start, tmp_path) -> None:
     run = start(tmp_path / "runs", "--checkpoint.dirpath", str(tmp_path / "elsewhere"))
     run.execute()
-    assert (tmp_path / "elsewhere" / "last.ckpt").is_file()
+    assert (tmp_path / "elsewhere" / "epoch=0-step=7.ckpt").is_file()
+    assert (run.folder / "checkpoints" / "progress-7.ckpt").is_file()
     assert f"dirpath: {tmp_path / 'elsewhere'}" in (run.folder / "config.yaml").read_text()
 
 
 def test_early_stopping_ends_a_run(start, tmp_path) -> None:
     words = ("--early_stopping.patience", "1", "--early_stopping.min_delta", "1000", "--trainer.max_epochs", "9")
     run = start(tmp_path, *words)
-    assert run.execute()["table"][0]["updates"] == 2 * 8
+    assert run.execute()["table"][0]["updates"] == 2 * 7
 
 
 def test_the_level_of_the_log_takes_effect(capsys) -> None:
