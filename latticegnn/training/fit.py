@@ -10,7 +10,7 @@ import platform
 import signal
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,7 @@ class Run:
         trainer.strategy.barrier()  # the file may go as soon as one process has gone on
         each = statistics.median(module.milliseconds) * trainer.accumulate_grad_batches
         cost: dict[str, float] = {"updates": trainer.global_step, "ms_per_update": round(each, 3)}
+        cost["spike"] = spike(module.losses, start=math.ceil(module.optim.warmup * len(module.losses)))
         if self.cli.config.refit_readout:
             splits = self.data.splits
             cost["readout_penalty"] = refit_readout(module.model, splits["train"], splits["validation"], module.loss)
@@ -224,6 +225,18 @@ class Run:
             gap = paired_difference(self._lattice, shares)
             row |= {"lattice_minus": gap["value"], "lattice_minus_low": gap["low"], "lattice_minus_high": gap["high"]}
         return row | (cost or {})
+
+
+def spike(losses: Sequence[float], start: int, window: int = 25) -> float:
+    """Return the largest ratio of a batch's loss to the median of those before it; 2 and less is a smooth curve.
+
+    Args:
+        losses: Of every batch, in order, ≥ 0.
+        start: First batch that is looked at, such as the end of the warm-up.
+        window: Batches in a median.
+    """
+    ratios = [losses[k] / statistics.median(losses[max(0, k - window) : k]) for k in range(max(1, start), len(losses))]
+    return max(ratios, default=1.0)
 
 
 def _check_same(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:

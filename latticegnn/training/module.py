@@ -45,6 +45,7 @@ class EmbeddingModule(pl.LightningModule):
         pairs: Whether targets are answers to be found among others; set before training.
         identity: What checkpoints say of the run that wrote them; plain numbers and texts.
         rows: Rows of the batches since the last update.
+        losses: Loss of each batch.
         milliseconds: Duration of each batch.
     """
 
@@ -68,6 +69,7 @@ class EmbeddingModule(pl.LightningModule):
         self.train_mean = torch.zeros(())
         self.identity: dict[str, Any] = {}
         self.rows: list[int] = []
+        self.losses: list[float] = []
         self.milliseconds: list[float] = []
         self._before = self._began = self._started = 0.0
         # These gather over processes, too: the metrics below need all rows at once.
@@ -96,6 +98,7 @@ class EmbeddingModule(pl.LightningModule):
                 f"the loss must be finite; it is {loss.item()} at update {self.global_step}, batch rows {self.rows}; "
                 "lower the learning rates or inspect these rows"
             )
+        self.losses.append(loss.item())
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         return loss
@@ -138,12 +141,18 @@ class EmbeddingModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Say what format this is, which run's, and what it took so far."""
-        cost = {"seconds": self.seconds(), "milliseconds": torch.tensor(self.milliseconds)}
-        checkpoint[ENTRY] = {"format": FORMAT, **self.identity, **cost}
+        checkpoint[ENTRY] = {
+            "format": FORMAT,
+            **self.identity,
+            "seconds": self.seconds(),
+            "losses": torch.tensor(self.losses),
+            "milliseconds": torch.tensor(self.milliseconds),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the cost so far, and find the best checkpoint wherever the run's folder is now."""
+        """Take over what was noted so far, and find the best checkpoint wherever the run's folder is now."""
         self._before = checkpoint[ENTRY]["seconds"]
+        self.losses = checkpoint[ENTRY]["losses"].tolist()
         self.milliseconds = checkpoint[ENTRY]["milliseconds"].tolist()
         best = self.trainer.checkpoint_callback
         state = checkpoint["callbacks"].get(best.state_key) if best is not None else None

@@ -12,7 +12,7 @@ import torch
 from latticegnn.analysis.metrics import evaluate
 from latticegnn.model import LatticeModel
 from latticegnn.training.configuration import set_level
-from latticegnn.training.fit import Run, predict
+from latticegnn.training.fit import Run, predict, spike
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = ["lattice", "mean", "pca_9", "projection_only", "frozen_cell", "mlp_equal_parameters", "mlp_equal_compute"]
@@ -170,3 +170,21 @@ def test_questions_and_answers_through_a_real_teacher(tmp_path) -> None:
     model = LatticeModel.from_pretrained(run.folder / "model")
     assert torch.equal(predict(model, split), predict(run.model, split))
     assert np.isfinite([row["fvu"] for row in rows.values()]).all()
+
+
+def test_a_spike_is_the_largest_ratio_to_the_median_before() -> None:
+    falling = [1 / (k + 1) for k in range(100)]
+    assert spike(falling, start=10) < 1
+    assert spike([*falling[:50], 0.5, *falling[51:]], start=10) == pytest.approx(0.5 / np.median(falling[25:50]))
+    assert spike([9.0, 1.0], start=5) == 1.0
+
+
+@pytest.mark.slow
+def test_the_default_recipe_is_smooth_over_five_seeds(tmp_path) -> None:
+    """No batch's loss above twice the median of the 25 before it, once the rates have risen."""
+    for seed in range(5):
+        words = ["--config", str(ROOT / "configs" / "default.yaml"), "--run_dir", str(tmp_path), "--baselines", "[]"]
+        words += ["--seed_everything", str(seed), "--trainer.max_epochs", "2", "--log_level", "warning"]
+        run = Run([*words, "--trainer.enable_progress_bar", "false"])
+        (row,) = run.execute()["table"]
+        assert 0.5 < row["spike"] < 2, f"seed {seed}"
