@@ -170,11 +170,12 @@ class Progress(pl.Callback):
 
     def _save_if_due(self, trainer: pl.Trainer, always: bool = False) -> None:
         # All processes must save together, so all must agree.
-        asked = trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False)
-        due = trainer.strategy.reduce_boolean_decision(time.monotonic() >= self._due, all=False)
-        file = progress_file(self.folder, trainer.global_step)
-        if not (asked or due or always):
+        def of_any(process: bool) -> bool:
+            return trainer.strategy.reduce_boolean_decision(process, all=False)
+
+        if not always and not of_any(self._signal is not None or time.monotonic() >= self._due):
             return
+        asked, file = of_any(self._signal is not None), progress_file(self.folder, trainer.global_step)
         for log in trainer.loggers:
             log.save()  # what was logged up to here must not be lost with what comes after
         trainer.save_checkpoint(file)

@@ -46,10 +46,10 @@ class CheckpointFiles(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> Any:
         """Read and verify a checkpoint; see `read`."""
-        return read(Path(path), map_location)
+        return read(Path(path), map_location or "cpu")
 
 
-def read(file: Path, map_location: Any | None = "cpu") -> dict[str, Any]:
+def read(file: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint and verify it: every record's checksum, the format, and that nothing in it is code.
 
     Raises:
