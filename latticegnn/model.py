@@ -366,9 +366,9 @@ class LatticeModel(nn.Module):
         length = float(way.norm())
         moving = [axis for axis in range(3) if way[axis] != 0]
         spread = self.cell.spread
-        carriers = [
-            t for t in self.cell.reaching if t is not Tier.LOCAL and all(spread[t][axis] > 0 for axis in moving)
-        ]
+        # The local tier, whose mean counts the cell itself, carries where there is no other.
+        able = self.cell.reaching if len(self.cell.reaching) == 1 else set(self.cell.reaching) - {Tier.LOCAL}
+        carriers = [t for t in sorted(able) if all(spread[t][axis] > 0 for axis in moving)]
         if length < 1e-9 or not carriers:
             return
         speed = length / (self.steps * step)

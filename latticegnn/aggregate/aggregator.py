@@ -20,7 +20,7 @@ class Aggregator(nn.Module, ABC):
     on them once, here, so that no backend lets it store messages.
 
     Args:
-        moments: The functionals.
+        moments: The functionals, or another aggregator of as many.
 
     Attributes:
         backend: The backend's name.
@@ -35,8 +35,12 @@ class Aggregator(nn.Module, ABC):
     """
 
     backend: str
+    count: int
+    num_nodes: int
+    radial: bool
+    shells: int
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Moments | Aggregator) -> None:
         super().__init__()
         self.count, self.num_nodes = moments.count, moments.num_nodes
         self.radial, self.shells = moments.radial, moments.shells

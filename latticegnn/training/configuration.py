@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from latticegnn.analysis.baselines import TRAINED
+from latticegnn.analysis.ladder import RUNGS
 from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
 from latticegnn.training.checkpoints import CheckpointFiles, saved
 from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping
@@ -91,9 +92,10 @@ class RunCLI(LightningCLI):
         )
         parser.add_argument(
             "--baselines",
-            type=list[Literal[BASELINES]],  # type: ignore[valid-type]
+            type=list[Literal[(*BASELINES, *RUNGS)]],  # type: ignore[valid-type]
             default=list(BASELINES),
-            help="Rows of the honest table beside the lattice; raw_teacher and ridge are for pairs only.",
+            help="Rows of the honest table beside the lattice; raw_teacher and ridge are for pairs only, the rungs of "
+            "the ladder only where they are named.",
         )
         parser.add_argument(
             "--refit_readout",

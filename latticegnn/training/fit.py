@@ -10,7 +10,7 @@ import platform
 import signal
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.analysis import baselines
+from latticegnn.analysis.ladder import RUNGS
 from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_rank, row_statistics
 from latticegnn.data import EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
@@ -88,7 +89,8 @@ class Run:
         self._introduce(self.module)
         counts = model.parameter_counts()
         logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
-        untrained = {name: make(model) for name, make in baselines.TRAINED.items() if name in self.cli.config.baselines}
+        known: dict[str, Callable[[LatticeModel], nn.Module]] = {**baselines.TRAINED, **RUNGS}
+        untrained = {name: make(model) for name, make in known.items() if name in self.cli.config.baselines}
         cost = self._fit(self.trainer, self.module, self.cli.resume)
         rows = [self._row("lattice", model, cost)]
         if self.trainer.is_global_zero:
