@@ -126,14 +126,18 @@ def doctor(arguments: list[str]) -> int:
 
 def experiment(arguments: list[str]) -> int:
     """Train variants × seeds and print one table; a second call goes on where the first stopped."""
-    from latticegnn.report.tables import format_variants
+    from jsonargparse.typing import PositiveInt
+
+    from latticegnn.report.tables import format_differences, format_variants
     from latticegnn.training.experiment import run_experiment
 
     parser = _parser("experiment", "Train variants of a configuration over several seeds.")
     parser.add_argument("--config", type=Path, required=True, help="YAML file that names base, seeds and variants.")
+    parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that are trained at a time.")
     settings = _parse(parser, arguments)
-    folder, rows = run_experiment(settings.config)
+    folder, rows = run_experiment(settings.config, settings.workers)
     print(format_variants(rows))
+    print(format_differences(rows))
     print(folder)
     return 0
 

@@ -35,13 +35,42 @@ def format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out an experiment's table: a row a model of each variant, mean ± deviation over its seeds, and cost."""
-    metrics = [m for m in METRICS if m in rows[0]]
+    metrics = [m for m in METRICS if any(m in row for row in rows)]
     lines = [["variant", "seeds", "parameters", *metrics, "seconds", "ms/update"]]
     for row in rows:
-        figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" for m in metrics]
-        name = row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
-        lines.append([name, str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
+        figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" if m in row else "–" for m in metrics]
+        lines.append([_named(row), str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
     return _columns(lines)
+
+
+def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say of each comparison in an experiment how it ends, by both 95 % intervals: over seeds and over test rows.
+
+    A side wins where every interval there is lies on its side of zero.
+    """
+    lines = []
+    for row in rows:
+        if "difference" not in row:
+            continue
+        metric, sign = ("mrr@10", 1) if "mrr@10" in row else ("fvu", -1)
+        spans = {
+            kind: (row.get(f"difference_{kind}_low"), row.get(f"difference_{kind}_high")) for kind in ("seeds", "rows")
+        }
+        found = {kind: (low, high) for kind, (low, high) in spans.items() if low is not None and high is not None}
+        if row["model"] == "lattice":
+            sides, title = (row["variant"], row["compared"]), f"{row['variant']} − {row['compared']}"
+        else:
+            sides, title = ("the lattice", row["model"]), f"{row['variant']}: lattice − {row['model']}"
+        wins = bool(found) and all(low * sign > 0 and high * sign > 0 for low, high in found.values())
+        loses = bool(found) and all(low * sign < 0 and high * sign < 0 for low, high in found.values())
+        verdict = f"{sides[0]} wins" if wins else f"{sides[1]} wins" if loses else "no clear difference"
+        ends = "".join(f", {kind} [{low:+.4f}, {high:+.4f}]" for kind, (low, high) in found.items())
+        lines.append(f"{title}: {metric} {row['difference']:+.4f}{ends}: {verdict}")
+    return "\n".join(lines)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
 
 
 def _cost(row: Mapping[str, Any]) -> list[str]:

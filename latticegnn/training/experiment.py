@@ -5,17 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from scipy.special import stdtrit
 
 from latticegnn.lattice.storage import write_atomically
-from latticegnn.training.configuration import RunCLI
+from latticegnn.training.checkpoints import saved
+from latticegnn.training.configuration import CHECKPOINTS, RunCLI
 from latticegnn.training.errors import OneLineParser, read_mapping
 from latticegnn.training.fit import Run
 
@@ -70,44 +78,162 @@ def load_experiment(path: Path) -> Experiment:
     return Experiment(base, read.variants, read.seeds, read.settings, read.run_dir)
 
 
-def run_experiment(path: Path) -> tuple[Path, list[dict[str, Any]]]:
-    """Train what is missing, and gather a row for each model of each variant: mean and deviation over seeds, and cost.
+def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, Any]]]:
+    """Train what is missing, and gather a row for each model of each variant.
 
     A run counts as done when its folder, named by variant, seed and a hash of all settings and of the files they name,
-    holds ``metrics.json``. All missing variants are built once before the first is trained.
-    The rows are also written to ``experiment.json``.
+    holds ``metrics.json``. One that was broken off goes on from its last checkpoint. All missing variants are built
+    once before the first is trained. The rows, see `gather`, are also written to ``experiment.json``.
+
+    Args:
+        path: The experiment's file.
+        workers: Runs that are trained at a time, ≥ 1; more than one are processes of their own, which share the cores,
+            and log into ``<run>.log`` in the experiment's folder.
 
     Returns:
         The experiment's folder and the rows.
+
+    Raises:
+        ValueError: When settings are wrong, or, once all others are done, when a worker's run has failed.
     """
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1; got {workers}; leave it out to train one run after the other.")
     experiment = load_experiment(path)
     folder = experiment.run_dir / path.stem
-    runs = [(name, seed) for name in experiment.variants for seed in experiment.seeds]
-    missing = [run for run in runs if not (_place(experiment, folder, *run) / "metrics.json").is_file()]
+    runs = {
+        (name, seed): _place(experiment, folder, name, seed)
+        for name in experiment.variants
+        for seed in experiment.seeds
+    }
+    missing = {run: place for run, place in runs.items() if not (place / "metrics.json").is_file()}
     logger.info("%d of %d runs are done already", len(runs) - len(missing), len(runs))
     with tempfile.TemporaryDirectory() as scratch:
         # A mistake in the last variant should not wait for the first to be trained.
-        for name in dict(missing):
+        for name in dict.fromkeys(name for name, _ in missing):
             RunCLI(_arguments(experiment, name, 0, Path(scratch)), Path(scratch) / "run")
-    for name, seed in missing:
-        logger.info("variant %s, seed %d", name, seed)
-        place = _place(experiment, folder, name, seed)
-        place.mkdir(parents=True, exist_ok=True)
-        Run(_arguments(experiment, name, seed, place), place).execute()
-    rows = []
-    for name in experiment.variants:
-        files = [_place(experiment, folder, name, seed) / "metrics.json" for seed in experiment.seeds]
-        tables = [json.loads(file.read_text(encoding="utf-8"))["table"] for file in files]
-        # A run's table starts with the lattice; the baselines it was asked for follow.
-        rows += [_row(name, list(results)) for results in zip(*tables, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
+    words = {
+        place: _going_on(place) or _arguments(experiment, name, seed, folder) for (name, seed), place in missing.items()
+    }
+    if workers > 1:
+        train_apart(words, workers)
+    else:
+        for place, arguments in words.items():
+            logger.info("%s", place.name)
+            Run(arguments, None if "--resume" in arguments else place).execute()
+    results = {run: json.loads((place / "metrics.json").read_text(encoding="utf-8")) for run, place in runs.items()}
+    rows = gather(results)
     write_atomically(folder / "experiment.json", json.dumps({"table": rows}, indent=2).encode())
     return folder, rows
 
 
+def train_apart(words: Mapping[Path, list[str]], workers: int) -> None:
+    """Train runs in processes of their own, several at a time.
+
+    Args:
+        words: Arguments of each run, by its folder.
+        workers: Processes at a time; each computes with its share of the cores.
+
+    Raises:
+        ValueError: When runs have failed, once all others are done; it names them and where they logged.
+    """
+    threads = str(max(1, len(os.sched_getaffinity(0)) // workers))
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    running: list[subprocess.Popen] = []
+
+    def train(place: Path) -> str | None:
+        logger.info("%s", place.name)
+        where = [] if "--resume" in words[place] else ["--run_dir", str(place.parent), "--run_name", place.name]
+        command = [sys.executable, "-m", "latticegnn", "fit", *words[place], *where]
+        command += ["--trainer.enable_progress_bar", "false"]
+        log = place.with_name(f"{place.name}.log")
+        with log.open("w", encoding="utf-8") as file:
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+            running.append(process)
+            status = process.wait()
+        if status == 0:
+            return None
+        last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+        return f"{place.name} (status {status}: {last})"
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            failed = [text for text in pool.map(train, words) if text]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()  # it saves where it stands
+            raise
+    if failed:
+        raise ValueError(
+            f"every run of an experiment must end; {len(failed)} of {len(words)} failed: {'; '.join(failed)}; see "
+            "their logs beside their folders, and call again: runs that are done stay done."
+        )
+
+
+def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
+    r"""Make a row of each model of each variant: mean and deviation of every figure over the seeds, and what it cost.
+
+    A row's ``difference`` compares the main figure, MRR@10 for pairs and else FVU, on the same test rows and by seed:
+    the variant's lattice less the row's model; of a lattice, less the first variant's lattice where task and data are
+    the same. It has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for
+    what starts and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a
+    baseline), for what another sample of rows would.
+
+    Args:
+        results: What ``metrics.json`` holds, by variant and seed.
+    """
+    rows: list[dict[str, Any]] = []
+    names = list(dict.fromkeys(name for name, _ in results))
+    first = {seed: result for (name, seed), result in results.items() if name == names[0]}
+    for name in names:
+        own = {seed: result for (variant, seed), result in results.items() if variant == name}
+        main = main_metric(next(iter(own.values()))["table"][0])
+        # A run's table starts with the lattice; the baselines it was asked for follow.
+        for models in zip(*(result["table"] for result in own.values()), strict=True):
+            row = _row(name, list(models))
+            if "lattice_minus" in models[0]:
+                row |= _difference([model["lattice_minus"] for model in models], "lattice")
+                for end in ("low", "high"):
+                    row[f"difference_rows_{end}"] = statistics.fmean(m[f"lattice_minus_{end}"] for m in models)
+            elif name != names[0] and all(_same_data(result, first[seed]) for seed, result in own.items()):
+                gaps = [result["table"][0][main] - first[seed]["table"][0][main] for seed, result in own.items()]
+                row |= _difference(gaps, names[0])
+            rows.append(row)
+    return rows
+
+
+def main_metric(row: Mapping[str, Any]) -> str:
+    """Name the figure that decides: MRR@10 for pairs, else FVU."""
+    return "mrr@10" if "mrr@10" in row else "fvu"
+
+
+def _difference(gaps: list[float], to: str) -> dict[str, Any]:
+    mean = statistics.fmean(gaps)
+    found: dict[str, Any] = {"difference": mean, "compared": to}
+    if len(gaps) > 1:
+        reach = float(stdtrit(len(gaps) - 1, 0.975)) * statistics.stdev(gaps) / len(gaps) ** 0.5
+        found |= {"difference_seeds_low": mean - reach, "difference_seeds_high": mean + reach}
+    return found
+
+
+def _same_data(result: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(result["data"][key] == other["data"][key] for key in ("task", "rows", "teacher", "source_sha256"))
+
+
+def _going_on(place: Path) -> list[str] | None:
+    """Return the arguments for a run that was broken off; one that has no checkpoint yet starts anew."""
+    if saved(place / CHECKPOINTS):
+        return ["--resume", str(place)]
+    if place.is_dir():
+        shutil.rmtree(place)
+    return None
+
+
 def _arguments(experiment: Experiment, name: str, seed: int, folder: Path) -> list[str]:
     words = ["--config", str(experiment.base)]
-    for part, content in (("settings", experiment.settings), ("variant", experiment.variants[name])):
+    contents = {"settings": experiment.settings, f"variant-{name}": experiment.variants[name]}
+    for part, content in contents.items():
         if content:
             file = folder / f"{part}.yaml"
             file.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -136,7 +262,9 @@ def _row(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
     same = {key: results[0][key] for key in ("model", "parameters")}
     row: dict[str, Any] = {"variant": name, "seeds": len(results), **same}
     for metric in results[0]:
-        if metric not in (*same, "updates", "readout_penalty") and not metric.endswith(("_low", "_high")):
+        if metric not in (*same, "readout_penalty") and not metric.startswith("lattice_minus"):
+            if metric.endswith(("_low", "_high")):
+                continue
             values = [result[metric] for result in results]
             row[metric] = statistics.fmean(values)
             row[f"{metric}_sd"] = statistics.stdev(values) if len(values) > 1 else 0.0

@@ -57,9 +57,10 @@ def test_fit_prints_the_table_and_the_folder_last(folder, call) -> None:
 def test_experiment_prints_a_row_a_variant(folder, call) -> None:
     content = {"base": "tiny.yaml", "seeds": [0], "variants": {"plain": {}, "attention": {"model": {"hidden": 5}}}}
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
-    status, out, _ = call("experiment", "--config", "mine.yaml")
+    status, out, _ = call("experiment", "--config", "mine.yaml", "--workers", "1")
     assert status == 0
-    assert sorted(line.split()[0] for line in out[2:-1]) == ["attention", "plain"]
+    assert sorted(line.split()[0] for line in out[2:-2]) == ["attention", "plain"]
+    assert out[-2].startswith("attention − plain: fvu ")
     assert out[-1] == "runs/mine"
     assert len(list(Path("runs/mine").glob("*-seed0-*/metrics.json"))) == 2
 

@@ -1,6 +1,6 @@
 """Tables for the terminal: every figure in its column."""
 
-from latticegnn.report.tables import format_table, format_variants, format_verdict
+from latticegnn.report.tables import format_differences, format_table, format_variants, format_verdict
 
 
 def figure(name: str, value: float) -> dict[str, float]:
@@ -46,3 +46,23 @@ def test_the_verdict_follows_the_interval_and_what_is_better() -> None:
     clear = ["the lattice wins", "no clear difference", "the lattice loses"]
     assert verdicts("mrr@10", (0.01, 0.03), (-0.01, 0.03), (-0.03, -0.01)) == clear
     assert verdicts("fvu", (-0.03, -0.01), (-0.01, 0.03), (0.01, 0.03)) == clear
+
+
+def test_differences_end_by_all_their_intervals() -> None:
+    def ends(metric: str, model: str = "pca", **spans: tuple[float, float]) -> str:
+        row = {"variant": "b", "model": model, metric: 0.5, "difference": 0.25, "compared": "a"}
+        for kind, (low, high) in spans.items():
+            row |= {f"difference_{kind}_low": low, f"difference_{kind}_high": high}
+        return format_differences([{"variant": "a", "model": "lattice", metric: 0.5}, row])
+
+    clear, open_, below = (0.1, 0.4), (-0.1, 0.6), (-0.4, -0.1)
+    assert ends("mrr@10", seeds=clear, rows=clear) == (
+        "b: lattice − pca: mrr@10 +0.2500, seeds [+0.1000, +0.4000], rows [+0.1000, +0.4000]: the lattice wins"
+    )
+    assert ends("fvu", seeds=clear, rows=clear).endswith(": pca wins")
+    assert ends("fvu", seeds=below, rows=below).endswith(": the lattice wins")
+    assert ends("mrr@10", seeds=clear, rows=open_).endswith(": no clear difference")
+    assert ends("mrr@10", seeds=below, rows=clear).endswith(": no clear difference")
+    assert ends("mrr@10").endswith("+0.2500: no clear difference")
+    assert ends("mrr@10", model="lattice", seeds=clear) == "b − a: mrr@10 +0.2500, seeds [+0.1000, +0.4000]: b wins"
+    assert ends("mrr@10", model="lattice", seeds=below).endswith(": a wins")

@@ -1,6 +1,7 @@
 """An experiment: variants × seeds in one table, resumed where it stopped, and files that are checked."""
 
 import json
+import shutil
 import statistics
 from pathlib import Path
 
@@ -8,7 +9,9 @@ import pytest
 import yaml
 
 from latticegnn.training import experiment
-from latticegnn.training.experiment import load_experiment, run_experiment
+from latticegnn.training.callbacks import Progress
+from latticegnn.training.experiment import gather, load_experiment, run_experiment
+from latticegnn.training.fit import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = f"{ROOT / 'examples' / '10_swap_a_layer.py'}:Diffuse"
@@ -41,6 +44,7 @@ def test_a_row_is_the_mean_and_deviation_over_the_seeds(done) -> None:
     file, folder, rows = done
     assert folder == file.parent / "runs" / "mine"
     assert [row["variant"] for row in rows] == ["sage", "own"]
+    assert [row["compared"] for row in rows[1:]] == ["sage"]
     for row in rows:
         runs = results(folder, row["variant"])
         assert row["seeds"] == len(runs) == 2
@@ -92,6 +96,88 @@ def test_a_changed_variant_is_another_run(done, tiny_config, tmp_path) -> None:
     assert rows[0]["fvu_sd"] == 0.0
     (name,) = (path.name for path in place.glob("sage-seed0-*"))
     assert name not in {path.name for path in folder.iterdir()}
+
+
+def test_a_run_that_was_broken_off_goes_on(tiny_config, tmp_path, monkeypatch) -> None:
+    file = write(tmp_path, tiny_config, variants={"plain": {}}, seeds=[0])
+    _, expected = run_experiment(file)
+    (place,) = (tmp_path / "runs" / "mine").glob("plain-seed0-*")
+    (place / "metrics.json").unlink()
+    (place / "checkpoints" / "progress-7.ckpt").rename(tmp_path / "end.ckpt")
+    shutil.rmtree(place)
+    settings = ["--config", str(tiny_config), "--config", str(place.parent / "settings.yaml"), "--save_every", "0"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "on_train_end", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            Run(settings, place).execute()
+    assert not (place / "metrics.json").exists()
+    done: list[int] = []
+    patched = Run.execute
+    monkeypatch.setattr(Run, "execute", lambda run: done.append(run.cli.resume is not None) or patched(run))
+    _, rows = run_experiment(file)
+    assert done == [True]
+    assert rows[0]["fvu"] == expected[0]["fvu"]
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_workers_give_the_same_rows_and_those_that_fail_are_named(done, tiny_config, tmp_path, refuses) -> None:
+    """The first call has a variant that fails once it trains; the second, mended, trains that alone."""
+    _, _, rows = done
+    broken = {"huge": {"optim": {"lr_cell": 1e30, "lr_maps": 1e30, "lr_decoder": 1e30}}}
+    file = write(tmp_path, tiny_config, variants=VARIANTS | broken)
+    with refuses("2 of 6 failed", "huge-seed0-", "call again: runs that are done stay done"):
+        run_experiment(file, workers=2)
+    folder = tmp_path / "runs" / "mine"
+    (log,) = folder.glob("huge-seed1-*.log")
+    assert "must be finite" in log.read_text()
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*-seed*/metrics.json")}
+    assert len(before) == 4
+    _, again = run_experiment(write(tmp_path, tiny_config), workers=2)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    for row, other in zip(rows, again, strict=True):
+        assert row["fvu"] == pytest.approx(other["fvu"], rel=1e-5)
+    with refuses("workers must be at least 1", "got 0", "leave it out"):
+        run_experiment(file, workers=0)
+
+
+def result(lattice: float, baseline: float, gap: tuple[float, float, float], sha: str = "a") -> dict:
+    ends = dict(zip(("lattice_minus", "lattice_minus_low", "lattice_minus_high"), gap, strict=True))
+    table = [
+        {"model": "lattice", "parameters": 9, "fvu": lattice, "seconds": 2.0},
+        {"model": "pca", "parameters": 5, "fvu": baseline, **ends},
+    ]
+    return {"table": table, "data": {"task": "vectors", "rows": {"train": 9}, "teacher": None, "source_sha256": sha}}
+
+
+def test_differences_are_paired_by_seed_with_students_interval() -> None:
+    results = {
+        ("a", 0): result(0.5, 0.7, (-0.2, -0.3, -0.1)),
+        ("a", 1): result(0.4, 0.5, (-0.1, -0.2, 0.0)),
+        ("a", 2): result(0.6, 0.9, (-0.3, -0.4, -0.2)),
+        ("b", 0): result(0.6, 0.7, (-0.1, -0.2, 0.0)),
+        ("b", 1): result(0.7, 0.7, (0.0, -0.1, 0.1)),
+        ("b", 2): result(0.8, 0.7, (0.1, 0.0, 0.2)),
+        ("other", 0): result(0.1, 0.1, (0.0, 0.0, 0.0), sha="b"),
+    }
+    first, pca, second, _, other, _ = gather(results)
+    assert (first["fvu"], first["fvu_sd"], first["seeds"]) == (pytest.approx(0.5), pytest.approx(0.1), 3)
+    assert "difference" not in first
+    assert "difference" not in other, "other data"
+    assert (pca["compared"], pca["difference"]) == ("lattice", pytest.approx(-0.2))
+    reach = 4.302652729911275 * 0.1 / 3**0.5  # Student's t, two degrees of freedom, from a table
+    assert pca["difference_seeds_low"] == pytest.approx(-0.2 - reach)
+    assert pca["difference_seeds_high"] == pytest.approx(-0.2 + reach)
+    assert (pca["difference_rows_low"], pca["difference_rows_high"]) == (pytest.approx(-0.3), pytest.approx(-0.1))
+    assert (second["compared"], second["difference"]) == ("a", pytest.approx(0.2))
+    gaps = [0.1, 0.3, 0.2]
+    assert second["difference_seeds_high"] == pytest.approx(0.2 + 4.302652729911275 * statistics.stdev(gaps) / 3**0.5)
+    assert "difference_rows_low" not in second
+    (alone,) = (row for row in gather({("a", 0): results["a", 0]}) if row["model"] == "pca")
+    assert "difference_seeds_low" not in alone
+    assert alone["difference_rows_low"] == -0.3
 
 
 @pytest.mark.parametrize(
