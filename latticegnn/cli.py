@@ -14,7 +14,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   fit         train a lattice and hold it against its baselines
   describe    tiers, degrees, light cone and size of a lattice
   doctor      say whether a configuration is ready to run
-  experiment  train variants of a configuration over several seeds
+  experiment  train variants of a configuration over several seeds, or search a space of settings
   export      write a lattice as GraphML
   bench       measure speed and memory, and hold them against what is claimed
 """
@@ -113,28 +113,46 @@ def describe(arguments: list[str]) -> int:
 
 
 def doctor(arguments: list[str]) -> int:
-    """Check a configuration without training; exit status 0 when ready, 1 when not."""
+    """Check a configuration without training it; exit status 0 when ready, 1 when not. ``--json`` prints JSON."""
     from latticegnn.training.doctor import examine
 
-    ready = True
-    for finding in examine(arguments):
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}")
-        ready &= finding.ok
-    print("ready" if ready else "NOT ready")
+    as_json = "--json" in arguments
+    findings = []
+    for finding in examine([word for word in arguments if word != "--json"]):
+        findings.append(finding)
+        if not as_json:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
+    ready = all(finding.ok for finding in findings)
+    if as_json:
+        print(json.dumps({"ready": ready, "findings": [vars(finding) for finding in findings]}, indent=2))
+    else:
+        print("ready" if ready else "NOT ready")
     return 0 if ready else 1
 
 
 def experiment(arguments: list[str]) -> int:
-    """Train variants × seeds and print one table; a second call goes on where the first stopped."""
+    """Train variants × seeds, or search a space, and print one table; another call goes on where this one stopped."""
     from jsonargparse.typing import PositiveInt
 
-    from latticegnn.report.tables import format_differences, format_variants
-    from latticegnn.training.experiment import run_experiment
+    from latticegnn.report.tables import format_differences, format_trials, format_variants
+    from latticegnn.training.experiment import load_experiment, run_experiment
+    from latticegnn.training.search import run_search
 
     parser = _parser("experiment", "Train variants of a configuration over several seeds.")
     parser.add_argument("--config", type=Path, required=True, help="YAML file that names base, seeds and variants.")
     parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that are trained at a time.")
     settings = _parse(parser, arguments)
+    described = load_experiment(settings.config)
+    if described.search is not None:
+        if settings.workers > 1:
+            raise ValueError(
+                "a search trains one trial after the other, as each learns from those before; got workers "
+                f"{settings.workers}; leave it out."
+            )
+        folder = described.run_dir / settings.config.stem
+        print(format_trials(run_search(described.search, described.base, described.settings, folder)))
+        print(folder)
+        return 0
     folder, rows = run_experiment(settings.config, settings.workers)
     print(format_variants(rows))
     print(format_differences(rows))

@@ -1,6 +1,7 @@
 """One thread for every test, and the check that an error speaks in three parts."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -9,7 +10,9 @@ import torch
 
 Refusal = Callable[..., AbstractContextManager[None]]
 
-torch.set_num_threads(1)  # sizes are small: a second thread costs more than it gives, and the sums keep their order
+# Sizes are small: a second thread costs more than it gives. Programs that tests start sum in the same order.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

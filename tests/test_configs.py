@@ -8,8 +8,10 @@ import yaml
 
 from latticegnn.training.configuration import BASELINES, RunCLI
 from latticegnn.training.experiment import load_experiment
+from latticegnn.training.fit import Run
 from latticegnn.training.losses import loss_terms
 from latticegnn.training.optim import configure
+from latticegnn.training.search import run_search
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RUNS = sorted(CONFIGS.glob("*.yaml"))
@@ -63,6 +65,15 @@ def test_a_configuration_builds_as_it_stands(file, tmp_path) -> None:
     cli.save()
     again = RunCLI(["--config", str(tmp_path / "run" / "config.yaml")], tmp_path / "again")
     assert again.model.lattice.settings == cli.model.lattice.settings
+
+
+def test_the_search_that_is_shipped_builds_at_both_ends_of_its_space(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(Run, "execute", lambda run: {"validation": {"loss": float(run.module.optim.lr_cell)}})
+    found = load_experiment(CONFIGS / "experiments" / "search.yaml")
+    assert found.search is not None
+    rows = run_search(found.search, found.base, found.settings, tmp_path / "search")
+    assert len(rows) == found.search.trials
+    assert rows[0]["loss"] == min(row["optim.lr_cell"] for row in rows)
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)

@@ -69,6 +69,17 @@ def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def format_trials(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out a search's table: a row a trial, the best first, with its validation loss and its settings."""
+    keys = [key for key in rows[0] if key not in ("trial", "loss", "reason")]
+    lines = [["trial", "validation loss", *keys]]
+    for row in rows:
+        loss = "failed" if row["loss"] is None else f"{row['loss']:.5f}"
+        settings = [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in keys]
+        lines.append([str(row["trial"]), loss, *settings])
+    return _columns(lines)
+
+
 def _named(row: Mapping[str, Any]) -> str:
     return row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
 

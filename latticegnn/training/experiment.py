@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from latticegnn.training.checkpoints import saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI
 from latticegnn.training.errors import OneLineParser, read_mapping
 from latticegnn.training.fit import Run
+from latticegnn.training.search import Search
 
 logger = logging.getLogger("latticegnn")
 
@@ -37,23 +38,32 @@ class Experiment:
     Args:
         base: Configuration every variant starts from; relative to the experiment's file.
         variants: Name to settings that replace the base's, as a nested mapping; an empty one is the base itself.
+        search: In place of variants, a space to search, see `latticegnn.training.search.Search`.
         seeds: Each variant is trained once with each of them.
         settings: Settings that replace the base's for all variants.
         run_dir: Folder that holds the experiments' folders.
 
     Raises:
-        ValueError: When there is no variant or no seed.
+        ValueError: When there is no variant or no seed, or a search beside variants.
     """
 
     base: Path
-    variants: dict[str, dict]  # a plain dict: the parser would build a class path below `Any` at once
+    # Plain dicts: the parser would build a class path below `Any` at once.
+    variants: dict[str, dict] = field(default_factory=dict)
+    search: Search | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     settings: dict = field(default_factory=dict)
     run_dir: Path = Path("runs")
 
     def __post_init__(self) -> None:
         """Check the lists."""
-        if not self.variants or not self.seeds:
+        if self.search is not None:
+            if self.variants:
+                raise ValueError(
+                    f"an experiment has variants or a search; got both, {len(self.variants)} variants and a search; "
+                    "leave out one of them."
+                )
+        elif not self.variants or not self.seeds:
             raise ValueError(
                 f"an experiment needs at least one variant and one seed; got {len(self.variants)} and "
                 f"{len(self.seeds)}; list them under variants: and seeds:."
@@ -71,11 +81,11 @@ def load_experiment(path: Path) -> Experiment:
     content = read_mapping(path)
     parser = OneLineParser(prog="latticegnn experiment")
     parser.add_class_arguments(Experiment)
-    read = Experiment(**parser.parse_object(content).as_dict())
+    read = Experiment(**vars(parser.instantiate(parser.parse_object(content))))
     base = path.parent / read.base
     if not base.is_file():
         raise FileNotFoundError(f"base must be an existing configuration; {base} does not exist; check the path.")
-    return Experiment(base, read.variants, read.seeds, read.settings, read.run_dir)
+    return replace(read, base=base)
 
 
 def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, Any]]]:

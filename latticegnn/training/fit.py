@@ -65,6 +65,7 @@ class Run:
         Where several processes share the run, all of them return the same, and the first one writes.
 
         Raises:
+            ConnectionError: When another of the processes that share the run is gone.
             FloatingPointError: When a batch, the loss or the gradient is not finite.
             OSError: When a checkpoint cannot be written.
             Stopped: When training was asked to stop, and has saved.
@@ -73,6 +74,11 @@ class Run:
             return self._execute()
         except (FloatingPointError, OSError) as error:
             raise self._with_remedy(error) from error
+        except RuntimeError as error:
+            if not _is_of_the_network(error):
+                raise
+            rule = f"all {self.trainer.world_size} processes of a run must live to its end; one is gone, or its network"
+            raise self._with_remedy(ConnectionError(f"{rule} ({' '.join(str(error).split())[:160]})")) from error
 
     def _execute(self) -> dict[str, Any]:
         if self.trainer.is_global_zero and self.cli.resume is None:
@@ -105,12 +111,7 @@ class Run:
             "parameters": counts,
             "backend": model.cell.backend,
             "data": self.data.card(),
-            "machine": {
-                "processes": self.trainer.world_size,
-                "threads": torch.get_num_threads(),
-                "processor": platform.processor() or platform.machine(),
-                "torch": torch.__version__,
-            },
+            "machine": self._machine(),
         }
         if self.trainer.is_global_zero:
             write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
@@ -130,6 +131,7 @@ class Run:
         identity = {
             "settings": self._settings,
             "data": {key: card[key] for key in ("rows", "teacher", "source_sha256")},
+            "machine": self._machine(),
         }
         if self.cli.resume is not None and module is self.module:
             _check_same("the data", read(self.cli.resume)[ENTRY]["data"], identity["data"])
@@ -139,6 +141,18 @@ class Run:
         content = read(file)
         _check_same("the settings", content[ENTRY]["settings"], self._settings)
         logger.info("going on after update %d, from %s", content["global_step"], file)
+        others = list(differences(content[ENTRY]["machine"], self._machine()))
+        if others:
+            logger.warning("%s: the weights will be the same to rounding only, not to the bit", "; ".join(others))
+
+    def _machine(self) -> dict[str, Any]:
+        """Tell what the last bits of a result hang on."""
+        return {
+            "processes": self.trainer.world_size,
+            "threads": torch.get_num_threads(),
+            "processor": platform.processor() or platform.machine(),
+            "torch": str(torch.__version__),
+        }
 
     def _train_baseline(self, name: str, model: nn.Module) -> dict[str, Any]:
         logger.info("training the baseline %s", name)
@@ -167,10 +181,12 @@ class Run:
                 f"in {trainer.max_epochs} epochs; leave the trainer's limits and checkpoint.save_top_k at their "
                 "defaults."
             )
-        module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
+        chosen = torch.load(best.best_model_path, weights_only=True)
+        module.load_state_dict(chosen["state_dict"])
         trainer.strategy.barrier()  # the file may go as soon as one process has gone on
         each = statistics.median(module.milliseconds) * trainer.accumulate_grad_batches
         cost: dict[str, float] = {"updates": trainer.global_step, "ms_per_update": round(each, 3)}
+        cost["best_epoch"] = chosen["epoch"] + 1
         cost["spike"] = spike(module.losses, start=math.ceil(module.optim.warmup * len(module.losses)))
         if self.cli.config.refit_readout:
             splits = self.data.splits
@@ -239,6 +255,11 @@ def spike(losses: Sequence[float], start: int, window: int = 25) -> float:
     """
     ratios = [losses[k] / statistics.median(losses[max(0, k - window) : k]) for k in range(max(1, start), len(losses))]
     return max(ratios, default=1.0)
+
+
+def _is_of_the_network(error: RuntimeError) -> bool:
+    """Tell an error of the collectives from others; gloo has no class of its own for them."""
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 def _check_same(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ def test_experiment_prints_a_row_a_variant(folder, call) -> None:
     status, out, _ = call("experiment", "--config", "mine.yaml", "--workers", "1")
     assert status == 0
     assert sorted(line.split()[0] for line in out[2:-2]) == ["attention", "plain"]
-    assert out[-2].startswith("attention − plain: fvu ")
+    assert out[-2].startswith("plain − attention: fvu ")
     assert out[-1] == "runs/mine"
     assert len(list(Path("runs/mine").glob("*-seed0-*/metrics.json"))) == 2
 

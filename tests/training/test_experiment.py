@@ -123,6 +123,7 @@ def _interrupt(*_) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_rows_and_those_that_fail_are_named(done, tiny_config, tmp_path, refuses) -> None:
     """The first call has a variant that fails once it trains; the second, mended, trains that alone."""
     _, _, rows = done

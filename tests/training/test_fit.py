@@ -130,6 +130,22 @@ def test_an_own_folder_for_checkpoints_is_kept(start, tmp_path) -> None:
     assert f"dirpath: {tmp_path / 'elsewhere'}" in (run.folder / "config.yaml").read_text()
 
 
+def test_an_error_of_the_network_names_the_rule_and_other_errors_stay(start, tmp_path, monkeypatch, refuses) -> None:
+    run = start(tmp_path)
+    gloo = RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+    for error in (gloo, torch.distributed.DistBackendError("NCCL: remote process exited")):
+        monkeypatch.setattr(run, "_execute", lambda error=error: _raise(error))
+        with refuses("processes of a run must live to its end", str(error)[-20:], "no checkpoint", ConnectionError):
+            run.execute()
+    monkeypatch.setattr(run, "_execute", lambda: _raise(RuntimeError("mat1 and mat2 shapes")))
+    with pytest.raises(RuntimeError, match="mat1 and mat2 shapes"):
+        run.execute()
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
 def test_early_stopping_ends_a_run(start, tmp_path) -> None:
     words = ("--early_stopping.patience", "1", "--early_stopping.min_delta", "1000", "--trainer.max_epochs", "9")
     run = start(tmp_path, *words)
