@@ -148,15 +148,19 @@ class EmbeddingData:
         else:
             self._take_corpus(self._corpus())
 
-    def survey(self) -> str:
-        """Read the source, load the teacher and check that they fit, without embedding; return what was found."""
+    def survey(self) -> tuple[str, dict[str, int]]:
+        """Read the source, load the teacher and check that they fit, without embedding.
+
+        Returns:
+            What was found, in words, and the rows that each split keeps.
+        """
         if self.task == "vectors":
             self.prepare()
-            return f"{self.path}: {', '.join(f'{name} {len(split)}' for name, split in self.splits.items())} rows"
+            return str(self.path), {name: len(split) for name, split in self.splits.items()}
         corpus, teacher = self._corpus(), self._built_teacher()
         self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
-        rows = ", ".join(f"{name} {len(split)}" for name, split in corpus.splits.items())
-        return f"corpus {corpus.name}: {rows} rows; teacher {teacher.source}, {teacher.dim} dimensions"
+        rows = {name: len(split) for name, split in corpus.splits.items()}
+        return f"corpus {corpus.name}, teacher {teacher.source} of {teacher.dim} dimensions", rows
 
     def dataloader(
         self,
