@@ -16,6 +16,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds, or search a space of settings
   export      write a lattice as GraphML
+  cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
 """
 
@@ -201,12 +202,51 @@ def bench(arguments: list[str]) -> int:
     return 0
 
 
+def cache(arguments: list[str]) -> int:
+    """List, verify or prune the embedding cache; exit status 1 where a shard is damaged."""
+    import time
+
+    from jsonargparse.typing import NonNegativeFloat
+
+    from latticegnn.data import EmbeddingCache
+    from latticegnn.report.tables import columns
+
+    parser = _parser("cache", "List, verify or prune the embeddings that are kept on disk.")
+    parser.add_argument("action", choices=["ls", "verify", "prune"], help="What to do.")
+    parser.add_argument("--root", type=Path | None, default=None, help="Folder of the cache, if not the default one.")
+    parser.add_argument("--max_gb", type=NonNegativeFloat | None, default=None, help="Gigabytes that prune leaves.")
+    settings = _parse(parser, arguments)
+    store = EmbeddingCache(settings.root)
+    if (settings.action == "prune") != (settings.max_gb is not None):
+        raise ValueError(
+            f"prune needs --max_gb, and nothing else takes it; got {settings.action} with --max_gb {settings.max_gb}; "
+            "write latticegnn cache prune --max_gb 10."
+        )
+    if settings.action == "ls":
+        lines = [["teacher", "source", "texts", "dim", "MB", "last used"]]
+        for teacher in store.stored():
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(teacher.used))
+            size = f"{teacher.bytes / 1e6:,.1f}"
+            lines.append([teacher.fingerprint[:12], teacher.source, f"{teacher.texts:,}", f"{teacher.dim}", size, used])
+        print(columns(lines))
+    elif settings.action == "verify":
+        damaged = store.verify()
+        for file in damaged:
+            print(f"damaged: {file}; delete it, and its embeddings will be computed again")
+        print(f"{store.root}: {len(damaged)} damaged")
+        return 1 if damaged else 0
+    else:
+        print(f"{store.root}: deleted {store.prune(round(1e9 * settings.max_gb)) / 1e6:,.1f} MB")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": fit,
     "describe": describe,
     "doctor": doctor,
     "experiment": experiment,
     "export": export,
+    "cache": cache,
     "bench": bench,
 }
 

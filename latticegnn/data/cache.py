@@ -1,18 +1,27 @@
 """A store of embeddings on disk, so that a teacher reads each text once."""
 
+import contextlib
 import hashlib
 import os
+import time
 import uuid
-from collections.abc import Container, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from latticegnn.data.teacher import check_texts
 
+if TYPE_CHECKING:
+    from safetensors import safe_open
+
 SHARD_ROWS = 512
 """Texts a shard: what a killed run loses at most, and how often the disk is touched."""
+
+ABANDONED = 3600.0
+"""Seconds after which a temporary file belongs to no living writer: a shard is written in less than one."""
 
 
 class CacheError(ValueError):
@@ -21,6 +30,10 @@ class CacheError(ValueError):
 
 class Encoder(Protocol):
     """What the cache needs of a teacher: `latticegnn.data.Teacher` is one."""
+
+    @property
+    def source(self) -> str:
+        """Where the teacher comes from, for people to read."""
 
     @property
     def fingerprint(self) -> str:
@@ -34,6 +47,27 @@ class Encoder(Protocol):
         """Return float32 vectors [n, D] for n texts."""
 
 
+@dataclass(frozen=True)
+class StoredTeacher:
+    """What the cache holds of one teacher.
+
+    Args:
+        fingerprint: The teacher's.
+        source: Where it came from; "" in shards of the first version, which did not say.
+        texts: Embeddings stored.
+        dim: D.
+        bytes: Size on disk.
+        used: When it was last read or written, in seconds since the epoch.
+    """
+
+    fingerprint: str
+    source: str
+    texts: int
+    dim: int
+    bytes: int
+    used: float
+
+
 class EmbeddingCache:
     """Embeddings on disk, addressed by what they are: teacher fingerprint and sha256 of the text.
 
@@ -43,21 +77,27 @@ class EmbeddingCache:
 
     A shard is written under a temporary name, flushed to the disk and renamed: readers see whole shards only, several
     processes may write at once, and a killed run loses no more than the shard it was at. A shard's name is the hash of
-    its content, checked at every read; a damaged shard is an error, never skipped. (A kill may also leave a hidden
-    `.tmp` file behind, which nothing reads and anybody may delete.)
+    its content, checked whenever a vector is taken from it; a damaged shard is an error, never skipped. (A kill may
+    also leave a hidden `.tmp` file behind, which nothing reads and `prune` deletes.)
 
     Args:
         root: Folder of the cache, created when first written; None for the environment variable `LATTICEGNN_CACHE`, or
             else `~/.cache/latticegnn/embeddings`.
+        max_bytes: After `embed`, shards are deleted, those unused for longest first, until no more than this is left;
+            those that the call itself used stay. None keeps all.
 
     Raises:
         CacheError: From `embed`, when a shard is damaged or cannot be written.
+        ValueError: When `max_bytes` is negative.
     """
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, max_bytes: int | None = None) -> None:
         """Remember the folder; nothing is touched before `embed`."""
+        if max_bytes is not None and max_bytes < 0:
+            raise ValueError(f"`max_bytes` must be at least 0; received {max_bytes}. Give None to keep everything.")
         chosen = root or os.environ.get("LATTICEGNN_CACHE") or "~/.cache/latticegnn/embeddings"
         self.root = Path(chosen).expanduser()
+        self.max_bytes = max_bytes
 
     def embed(self, teacher: Encoder, texts: Sequence[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
         """Return the teacher's embeddings of `texts`, computing only what is not stored, each distinct text once.
@@ -81,36 +121,127 @@ class EmbeddingCache:
         if not texts:
             return np.empty((0, teacher.dim), dtype=np.float32)
         folder = self.root / teacher.fingerprint
-        by_key = {_key(text): text for text in texts}
-        vectors = self._stored(folder, teacher.fingerprint, by_key.keys())
-        missing = [key for key in by_key if key not in vectors]
+        place: dict[bytes, int] = {}
+        places = [place.setdefault(_key(text), len(place)) for text in texts]
+        by_key = dict(zip((_key(text) for text in texts), texts, strict=True)) if len(place) < len(texts) else None
+        distinct = list(texts) if by_key is None else [by_key[key] for key in place]
+        vectors = np.empty((len(place), teacher.dim), dtype=np.float32)
+        used, missing = self._fill(folder, teacher.fingerprint, place, vectors)
         with tqdm(total=len(missing), desc="embedding", unit="text", disable=not (progress and missing)) as bar:
             for start in range(0, len(missing), SHARD_ROWS):
                 keys = missing[start : start + SHARD_ROWS]
-                new = teacher.encode([by_key[key] for key in keys], batch_size=batch_size)
-                self._write(folder, teacher.fingerprint, keys, new)
-                vectors.update(zip(keys, new, strict=True))
+                rows = [place[key] for key in keys]
+                vectors[rows] = teacher.encode([distinct[row] for row in rows], batch_size=batch_size)
+                used.add(self._write(folder, teacher, keys, vectors[rows]))
                 bar.update(len(keys))
-        return np.stack([vectors[_key(text)] for text in texts])
+        if self.max_bytes is not None:
+            self.prune(self.max_bytes, keep=used)
+        return vectors if by_key is None else vectors[places]
 
-    def _stored(self, folder: Path, fingerprint: str, wanted: Container[bytes]) -> dict[bytes, np.ndarray]:
-        found: dict[bytes, np.ndarray] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            keys, vectors = _read(file, fingerprint)
-            found.update((key, vector) for key, vector in zip(keys, vectors, strict=True) if key in wanted)
-        return found
+    def stored(self) -> list[StoredTeacher]:
+        """List what the cache holds, a teacher an entry, the one used last first.
 
-    def _write(self, folder: Path, fingerprint: str, keys: list[bytes], vectors: np.ndarray) -> None:
+        Raises:
+            CacheError: When a shard's keys cannot be read.
+        """
+        found: list[StoredTeacher] = []
+        for folder in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
+            texts = size = dim = 0
+            used, source = 0.0, ""
+            for file in _shards(folder):
+                with contextlib.suppress(FileNotFoundError):  # deleted by another process meanwhile
+                    status = file.stat()
+                    with _opened(file) as shard:
+                        rows, dim = shard.get_slice("vectors").get_shape()
+                        source = (shard.metadata() or {}).get("source", source)
+                    texts, size, used = texts + rows, size + status.st_size, max(used, status.st_mtime)
+            if texts:
+                found.append(StoredTeacher(folder.name, source, texts, dim, size, used))
+        return sorted(found, key=lambda teacher: -teacher.used)
+
+    def verify(self) -> list[Path]:
+        """Read every shard and return those that are damaged or lie in another teacher's folder."""
+        damaged = []
+        for file in _shards(self.root, "*/"):
+            try:
+                _checked(file, file.parent.name)
+            except CacheError:
+                damaged.append(file)
+            except FileNotFoundError:
+                continue
+        return damaged
+
+    def prune(self, max_bytes: int, keep: set[Path] | None = None) -> int:
+        """Delete shards, those unused for longest first, until `max_bytes` are left, and what killed writers left.
+
+        Another process that reads or writes the cache meanwhile finds whole shards or none, and computes what it
+        misses.
+
+        Args:
+            max_bytes: What may stay, ≥ 0.
+            keep: Shards that stay in any case.
+
+        Returns:
+            The bytes that were deleted.
+        """
+        deleted, now = 0, time.time()
+        shards = []
+        for file in (*_shards(self.root, "*/"), *self.root.glob("*/.*.tmp")):
+            with contextlib.suppress(FileNotFoundError):
+                status = file.stat()
+                if file.suffix == ".tmp":
+                    if now - status.st_mtime > ABANDONED:
+                        file.unlink()
+                        deleted += status.st_size
+                else:
+                    shards.append((status.st_mtime, file, status.st_size))
+        total = sum(size for _, _, size in shards)
+        for _, file, size in sorted(shards):
+            if total <= max_bytes:
+                break
+            if keep is None or file not in keep:
+                with contextlib.suppress(FileNotFoundError):
+                    file.unlink()
+                    deleted += size
+                total -= size
+        for folder in self.root.glob("*/"):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                folder.rmdir()
+        return deleted
+
+    def _fill(
+        self, folder: Path, fingerprint: str, place: dict[bytes, int], vectors: np.ndarray
+    ) -> tuple[set[Path], list[bytes]]:
+        """Copy what is stored into its rows; return the shards that it came from, and the keys that are missing."""
+        left, used = set(place), set()
+        for file in _shards(folder):
+            try:
+                with _opened(file) as shard:
+                    keys = [row.tobytes() for row in shard.get_tensor("keys")]
+                wanted = [row for row, key in enumerate(keys) if key in left]
+                if not wanted:
+                    continue
+                stored = _checked(file, fingerprint)
+            except FileNotFoundError:  # pruned by another process
+                continue
+            vectors[[place[keys[row]] for row in wanted]] = stored[wanted]
+            left.difference_update(keys)
+            used.add(file)
+            with contextlib.suppress(OSError):  # a cache that may only be read is still a cache
+                os.utime(file)
+        return used, [key for key in place if key in left]
+
+    def _write(self, folder: Path, teacher: Encoder, keys: list[bytes], vectors: np.ndarray) -> Path:
         from safetensors.numpy import save
 
         tensors = {"keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 32), "vectors": vectors}
-        content = save(tensors, metadata={"teacher": fingerprint})
+        content = save(tensors, metadata={"teacher": teacher.fingerprint, "source": teacher.source})
         temporary = folder / f".{uuid.uuid4().hex}.tmp"
+        file = folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             try:
                 _write_through(temporary, content)
-                os.replace(temporary, folder / f"{hashlib.sha256(content).hexdigest()}.safetensors")
+                os.replace(temporary, file)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -119,34 +250,57 @@ class EmbeddingCache:
                 f"{error.strerror}. Free some space or set LATTICEGNN_CACHE (`cache_dir`) to another folder; what is "
                 "stored already will be used."
             ) from error
+        return file
 
 
 def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
+def _shards(folder: Path, below: str = "") -> list[Path]:
+    return sorted(folder.glob(f"{below}*.safetensors"))
+
+
 def _write_through(file: Path, content: bytes) -> None:
     """Write and wait for the disk: a rename must not become visible before the content it names."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("xb") as stream:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _read(file: Path, fingerprint: str) -> tuple[list[bytes], np.ndarray]:
-    from safetensors import safe_open
+@contextlib.contextmanager
+def _opened(file: Path) -> "Iterator[safe_open]":
+    """Open a shard without reading its vectors; what is no shard is damaged."""
+    from safetensors import SafetensorError, safe_open
 
-    if hashlib.sha256(file.read_bytes()).hexdigest() != file.stem:
-        raise CacheError(
-            f"A cache shard's content must have the sha256 that is its name; {file} has another: it is damaged or was "
-            "renamed. Delete that file; its embeddings will be computed again."
-        )
-    with safe_open(file, framework="numpy") as shard:
+    try:
+        with safe_open(file, framework="numpy") as shard:
+            yield shard
+    except SafetensorError as error:
+        raise _damaged(file) from error
+
+
+def _checked(file: Path, fingerprint: str) -> np.ndarray:
+    """Read a shard's vectors, once its content has proved to be what its name says."""
+    from safetensors.numpy import load
+
+    content = file.read_bytes()
+    if hashlib.sha256(content).hexdigest() != file.stem:
+        raise _damaged(file)
+    with _opened(file) as shard:
         owner = (shard.metadata() or {}).get("teacher")
-        if owner != fingerprint:
-            raise CacheError(
-                f"A cache shard must lie in the folder of its teacher; {file} belongs to teacher {owner}. "
-                "Move it there or delete it; what is missing will be computed again."
-            )
-        keys = shard.get_tensor("keys")
-        return [row.tobytes() for row in keys], shard.get_tensor("vectors")
+    if owner != fingerprint:
+        raise CacheError(
+            f"A cache shard must lie in the folder of its teacher; {file} belongs to teacher {owner}. "
+            "Move it there or delete it; what is missing will be computed again."
+        )
+    return load(content)["vectors"]
+
+
+def _damaged(file: Path) -> CacheError:
+    return CacheError(
+        f"A cache shard's content must have the sha256 that is its name; {file} has another: it is damaged or was "
+        "renamed. Delete that file; its embeddings will be computed again."
+    )

@@ -16,7 +16,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         figures = [f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in metrics]
         lines.append([row["model"], f"{row['parameters']:,}", *figures, *_cost(row)])
-    return _columns(lines)
+    return columns(lines)
 
 
 def format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -40,7 +40,7 @@ def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" if m in row else "–" for m in metrics]
         lines.append([_named(row), str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
-    return _columns(lines)
+    return columns(lines)
 
 
 def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -77,7 +77,7 @@ def format_trials(rows: Sequence[Mapping[str, Any]]) -> str:
         loss = "failed" if row["loss"] is None else f"{row['loss']:.5f}"
         settings = [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in keys]
         lines.append([str(row["trial"]), loss, *settings])
-    return _columns(lines)
+    return columns(lines)
 
 
 def _named(row: Mapping[str, Any]) -> str:
@@ -88,7 +88,8 @@ def _cost(row: Mapping[str, Any]) -> list[str]:
     return [f"{row['seconds']:.0f}", f"{row['ms_per_update']:.1f}"] if "seconds" in row else ["–", "–"]
 
 
-def _columns(lines: Sequence[Sequence[str]]) -> str:
+def columns(lines: Sequence[Sequence[str]]) -> str:
+    """Lay out lines of cells, the header first: the first column to the left, the others to the right."""
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     made = [
         "  ".join(

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import networkx as nx
+import numpy as np
 import pytest
 import yaml
 
 from latticegnn import __version__
 from latticegnn.cli import COMMANDS
+from latticegnn.data import EmbeddingCache
 
 ROOT = Path(__file__).resolve().parents[2]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -82,6 +84,32 @@ def test_doctor_names_the_steps_that_are_needed(call) -> None:
     (line,) = (line for line in out if line.startswith("FAIL"))
     for part in ("light cone", "Received steps=3", "7 steps are needed", "Set steps to 7 or more"):
         assert part in line
+
+
+def test_the_cache_is_listed_verified_and_pruned(folder, call) -> None:
+    class Teacher:
+        source, fingerprint, dim = "a/teacher", "f" * 64, 3
+
+        def encode(self, texts, batch_size=32, progress=False):
+            return np.ones((len(texts), 3), dtype=np.float32)
+
+    EmbeddingCache("c").embed(Teacher(), ["one", "two"])
+    status, out, _ = call("cache", "ls", "--root", "c")
+    assert status == 0
+    assert out[0].split() == ["teacher", "source", "texts", "dim", "MB", "last", "used"]
+    assert out[2].split()[:5] == ["f" * 12, "a/teacher", "2", "3", "0.0"]
+    assert call("cache", "verify", "--root", "c")[:2] == (0, ["c: 0 damaged"])
+    (shard,) = Path("c").glob("*/*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    status, out, _ = call("cache", "verify", "--root", "c")
+    assert status == 1
+    assert out[0] == f"damaged: {shard}; delete it, and its embeddings will be computed again"
+    assert call("cache", "prune", "--root", "c", "--max_gb", "0")[:2] == (0, ["c: deleted 0.0 MB"])
+    assert not shard.exists()
+    for words in (("prune",), ("ls", "--max_gb", "1")):
+        status, _, err = call("cache", *words)
+        assert status == 2
+        assert "prune needs --max_gb" in err[0]
 
 
 def test_describe_a_full_cube(call) -> None:

@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 class HashTeacher:
     """A teacher whose vectors are a text's hash: known answers, and a record of what it was asked."""
 
-    dim = 8
+    source, dim = "hash", 8
 
     def __init__(self, fingerprint: str = "a" * 64, salt: str = "", delay: float = 0.0) -> None:
         self.fingerprint = fingerprint
@@ -189,6 +191,113 @@ def test_two_processes_may_write_at_once(tmp_path):
     np.testing.assert_array_equal(vectors, np.stack([teacher.vector(text) for text in texts]))
     assert teacher.asked == []
     assert not list(tmp_path.glob("*/.*"))
+
+
+def write_slowly(root: Path, start: int, stop: int) -> None:
+    cache.SHARD_ROWS = 10
+    EmbeddingCache(root).embed(HashTeacher(delay=0.02), [f"text {n}" for n in range(start, stop)])
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_eight_writers_of_which_one_is_killed_ten_times(tmp_path):
+    """Overlapping texts; at the end every vector is there, whole, and no shard is damaged."""
+    processes = multiprocessing.get_context("fork")
+    others = [processes.Process(target=write_slowly, args=(tmp_path, 40 * k, 40 * k + 400)) for k in range(7)]
+    for other in others:
+        other.start()
+    draw, written = random.Random(0), []
+    for _ in range(10):
+        before = len(shards(tmp_path))
+        victim = processes.Process(target=write_slowly, args=(tmp_path, 0, 4000))
+        victim.start()
+        victim.join(draw.uniform(0.05, 0.6))
+        assert victim.pid is not None
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        assert victim.exitcode == -signal.SIGKILL, "it must have had more to do"
+        written.append(len(shards(tmp_path)) - before)
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
+    assert sum(written) > 0
+    write_slowly(tmp_path, 0, 680)
+    teacher, store = HashTeacher(), EmbeddingCache(tmp_path)
+    texts = [f"text {n}" for n in range(680)]
+    np.testing.assert_array_equal(store.embed(teacher, texts), np.stack([teacher.vector(text) for text in texts]))
+    assert teacher.asked == []
+    assert store.verify() == []
+
+
+def fill(root: Path, count: int = 5) -> list[Path]:
+    """Write so many shards of one text each, the first the one that was used longest ago."""
+    files: list[Path] = []
+    for n in range(count):
+        EmbeddingCache(root).embed(HashTeacher(), [f"text {n}"])
+        (new,) = set(shards(root)) - set(files)
+        os.utime(new, (1000 + n, 1000 + n))
+        files.append(new)
+    return files
+
+
+def test_what_was_used_longest_ago_is_pruned_first(tmp_path):
+    files = fill(tmp_path)
+    size = files[0].stat().st_size
+    EmbeddingCache(tmp_path).embed(HashTeacher(), ["text 0"])  # a hit is a use
+    assert EmbeddingCache(tmp_path).prune(3 * size) == 2 * size
+    assert shards(tmp_path) == sorted([files[0], files[3], files[4]])
+    assert EmbeddingCache(tmp_path).prune(0) == 3 * size
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_pruned_and_what_living_ones_write_is_not(tmp_path):
+    (shard,) = fill(tmp_path, 1)
+    old, young = (shard.with_name(f".{name}.tmp") for name in ("old", "young"))
+    for file in (old, young):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert EmbeddingCache(tmp_path).prune(10**9) == 4
+    assert sorted(shard.parent.iterdir()) == sorted([shard, young])
+
+
+def test_a_cap_spares_what_the_call_itself_used(tmp_path):
+    files = fill(tmp_path)
+    size = files[0].stat().st_size
+    store = EmbeddingCache(tmp_path, max_bytes=2 * size)
+    teacher = HashTeacher()
+    store.embed(teacher, ["text 0", "text 1", "text 2"])
+    assert shards(tmp_path) == sorted(files[:3]), "more than the cap, but in use"
+    store.embed(teacher, ["text 9"])
+    assert teacher.asked == ["text 9"]
+    assert len(shards(tmp_path)) == 2
+    with pytest.raises(ValueError) as error:
+        EmbeddingCache(tmp_path, max_bytes=-1)
+    explains(error, "at least 0", "-1", "None to keep everything")
+
+
+def test_what_is_stored_is_listed(tmp_path):
+    assert EmbeddingCache(tmp_path / "none").stored() == []
+    EmbeddingCache(tmp_path).embed(HashTeacher("a" * 64), [f"text {n}" for n in range(600)])
+    EmbeddingCache(tmp_path).embed(HashTeacher("b" * 64), ["x"])
+    for file in shards(tmp_path):
+        os.utime(file, (2000, 2000) if file.parent.name[0] == "a" else (1000, 1000))
+    first, second = EmbeddingCache(tmp_path).stored()
+    size = sum(file.stat().st_size for file in shards(tmp_path))
+    assert (first.fingerprint, first.source, first.texts, first.dim, first.used) == ("a" * 64, "hash", 600, 8, 2000)
+    assert (second.fingerprint, second.texts, first.bytes + second.bytes) == ("b" * 64, 1, size)
+
+
+def test_damage_is_found_and_named(tmp_path):
+    files = fill(tmp_path, 4)
+    store = EmbeddingCache(tmp_path)
+    assert store.verify() == []
+    files[1].write_bytes(files[1].read_bytes()[:-1] + b"?")
+    files[2].write_bytes(b"")
+    (tmp_path / ("b" * 64)).mkdir()
+    moved = files[3].rename(tmp_path / ("b" * 64) / files[3].name)
+    assert store.verify() == sorted([files[1], files[2], moved])
+    with pytest.raises(CacheError) as error:
+        store.stored()
+    explains(error, "must have the sha256", str(files[2]), "Delete that file")
 
 
 def test_a_killed_run_resumes(tmp_path):
