@@ -127,7 +127,7 @@ def _read(file: Path, kind: type) -> Any:
             raise ValueError(f"it holds a {type(content).__name__}, not a {kind.__name__}")
     except ValueError as error:
         raise ValueError(
-            f"A sentence-transformers directory's settings must be readable JSON; {file} is not: {error}. Copy or fetch "
-            "it again."
+            f"A sentence-transformers directory's settings must be readable JSON; {file} is not: {error}. Copy or "
+            "fetch it again."
         ) from error
     return content

@@ -122,9 +122,7 @@ def _from_hub(source: str, revision: str | None, with_code: bool) -> Path:
             f"({str(error).strip().splitlines()[0]}). Accept its terms at https://huggingface.co/{source}, then log in "
             "with `hf auth login` or set HF_TOKEN, or give a local directory."
         ) from None
-    except (
-        Exception
-    ) as error:  # bad id, unknown repository, no network: unrelated classes, some of them private
+    except Exception as error:  # bad id, unknown repository, no network: unrelated classes, some of them private
         at = f" at revision {revision!r}" if revision else ""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(

