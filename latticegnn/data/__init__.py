@@ -2,20 +2,24 @@
 
 Knows no lattice. Importing it is light: transformers and torchdata are imported by the calls that need them.
 
-Raw material: `sentences`, `questions_and_answers`, `text_file` → `Corpus`. Text to vector: `Teacher`, kept by
-`EmbeddingCache`. Vectors to batches: `EmbeddingData`, in the order of `EpochSampler`.
+Raw material: `sentences`, `questions_and_answers`, `text_file`, `text_corpus` → `Corpus`; `read_texts` gives a file's
+rows one at a time. Text to vector: `Teacher`, kept by `EmbeddingCache`. Vectors to batches: `EmbeddingData`, in the
+order of `EpochSampler`.
 """
 
 from latticegnn.data.cache import CacheError as CacheError
 from latticegnn.data.cache import EmbeddingCache as EmbeddingCache
-from latticegnn.data.corpus import Corpus as Corpus
-from latticegnn.data.corpus import Split as Split
 from latticegnn.data.corpus import questions_and_answers as questions_and_answers
 from latticegnn.data.corpus import sentences as sentences
 from latticegnn.data.corpus import text_file as text_file
 from latticegnn.data.datamodule import EmbeddingData as EmbeddingData
 from latticegnn.data.presets import PRESETS as PRESETS
+from latticegnn.data.partition import Corpus as Corpus
+from latticegnn.data.partition import Row as Row
+from latticegnn.data.partition import Split as Split
 from latticegnn.data.sampler import EpochSampler as EpochSampler
 from latticegnn.data.split import EmbeddingSplit as EmbeddingSplit
 from latticegnn.data.teacher import Teacher as Teacher
+from latticegnn.data.texts import read_texts as read_texts
+from latticegnn.data.texts import text_corpus as text_corpus
 from latticegnn.data.vectors import load_vectors as load_vectors

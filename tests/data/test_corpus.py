@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latticegnn.data import corpus
+from latticegnn.data import corpus, partition
 from latticegnn.data.docstrings import documented, parse, python_files, sentences_of, topics
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ def explains(error: pytest.ExceptionInfo, *parts: str) -> None:
         assert part in str(error.value), f"{part!r} not in {error.value}"
 
 
-def rows_of(split: corpus.Split) -> set:
+def rows_of(split: partition.Split) -> set:
     return set(zip(split.inputs, split.targets or split.inputs, split.groups, strict=True))
 
 
@@ -29,13 +29,13 @@ def test_splits_are_disjoint_and_balanced(reader):
     whole = reader()
     assert list(whole.splits) == NAMES
     texts = [text for s in whole.splits.values() for text in (*s.inputs, *(s.targets or ()))]
-    assert max(Counter(corpus._key(text) for text in texts).values()) == 1
+    assert max(Counter(partition.key(text) for text in texts).values()) == 1
     groups = [set(split.groups) for split in whole.splits.values()]
     assert sum(map(len, groups)) == len(set.union(*groups))
     total = sum(map(len, whole.splits.values()))
     for name, split in whole.splits.items():
         assert len(split) == len(split.inputs) == len(split.groups)
-        assert abs(len(split) / total - corpus.SPLIT_SHARES[name]) < 0.08
+        assert abs(len(split) / total - partition.SPLIT_SHARES[name]) < 0.08
 
 
 def test_the_packaged_corpora_are_large_enough():
@@ -68,7 +68,7 @@ def test_no_document_decides_a_held_out_figure(reader, seed):
     total = sum(map(len, whole.splits.values()))
     for name in ("validation", "test"):
         (_, most), *_ = Counter(whole.splits[name].groups).most_common(1)
-        assert most <= 0.1 * corpus.SPLIT_SHARES[name] * total
+        assert most <= 0.1 * partition.SPLIT_SHARES[name] * total
     assert "tkinter" in whole.splits["train"].groups
 
 
@@ -93,28 +93,6 @@ def test_another_process_finds_the_same_and_imports_nothing():
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert there.stdout.splitlines() == [here[0], "[]"]  # importing `this` would also have printed a poem
     assert here[0] != here[1]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_splits_stay_balanced_with_very_unequal_documents(seed):
-    sizes = {f"g{n}": 200 if n < 3 else 1 + n % 20 for n in range(150)}
-    rows = [corpus._Row(f"text {n} of {group}", None, group) for group, size in sizes.items() for n in range(size)]
-    splits = corpus._corpus("x", rows, None, seed).splits
-    assert {"g0", "g1", "g2"} <= set(splits["train"].groups)
-    for name in NAMES:
-        assert abs(len(splits[name]) / len(rows) - corpus.SPLIT_SHARES[name]) < 0.03
-
-
-def test_the_order_of_rows_does_not_matter():
-    rows = [corpus._Row(f"text number {n} of group {g}", None, f"g{g}") for g in range(150) for n in range(g % 3 + 1)]
-    assert corpus._corpus("x", rows, None, 0) == corpus._corpus("x", rows[::-1], None, 0)
-
-
-def test_duplicates_differ_in_more_than_case_and_spacing():
-    rows = [
-        corpus._Row(text, None, group) for text, group in [("A b  c.", "x"), ("a B c", "y"), ("!!", "x"), ("??", "x")]
-    ]
-    assert [row.input for row in corpus._unique(rows)] == ["!!", "??", "A b  c."]
 
 
 SOURCE = '''"""A module about things. It has two sentences here."""
@@ -238,14 +216,3 @@ def test_missing_file_and_bad_limit(tmp_path):
     with pytest.raises(ValueError) as error:
         corpus.sentences(limit=2)
     explains(error, "at least 3", "received 2", "give None")
-
-
-def test_cut_without_documents():
-    parts = corpus.cut(100, 20, seed=0)
-    assert [len(parts[name]) for name in NAMES] == [14, 2, 4]
-    whole = corpus.cut(100, None, seed=0)
-    assert sorted(index for part in whole.values() for index in part) == list(range(100))
-    assert all(set(parts[name]) <= set(whole[name]) for name in NAMES)
-    with pytest.raises(ValueError) as error:
-        corpus.cut(2, None, seed=0)
-    explains(error, "at least 3 rows", "received 2", "Add rows")
