@@ -150,7 +150,7 @@ def plain_dialogues(lines: Lines, path: Path, speakers: bool) -> Iterator[tuple[
         elif not speakers:
             turns.append((None, line))
         elif match := _SPEAKER.fullmatch(line):
-            turns.append((match[1], match[2] or ""))
+            turns.append((match[1].strip(), match[2] or ""))
         else:
             raise ValueError(
                 f"With `speakers`, each turn must start with its speaker, as in 'Ann: Good morning.'; {path}, line "
@@ -174,15 +174,14 @@ def dialogue_rows(dialogues: Iterable[tuple[str | None, list[Turn]]], skipped: C
 
 
 def _joined(turns: list[Turn]) -> list[str]:
-    texts: list[str] = []
+    parts: list[list[str]] = []
     last = None
     for speaker, text in turns:
-        if speaker is not None and speaker == last:
-            texts[-1] = "\n".join(part for part in (texts[-1], text) if part.strip())
-        else:
-            texts.append(text)
+        if speaker is None or speaker != last:
+            parts.append([])
+        parts[-1].append(text)
         last = speaker
-    return texts
+    return ["\n".join(text for text in texts if text.strip()) for texts in parts]
 
 
 def _turn(turn: Any, place: str) -> Turn:

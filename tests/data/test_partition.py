@@ -24,9 +24,7 @@ def test_the_order_of_rows_does_not_matter():
 
 
 def test_duplicates_differ_in_more_than_case_and_spacing():
-    rows = [
-        Row(text, None, group) for text, group in [("A b  c.", "x"), ("a B c", "y"), ("!!", "x"), ("??", "x")]
-    ]
+    rows = [Row(text, None, group) for text, group in [("A b  c.", "x"), ("a B c", "y"), ("!!", "x"), ("??", "x")]]
     assert [row.input for row in partition.unique(rows)] == ["!!", "??", "A b  c."]
 
 
