@@ -22,4 +22,7 @@ from latticegnn.data.split import EmbeddingSplit as EmbeddingSplit
 from latticegnn.data.teacher import Teacher as Teacher
 from latticegnn.data.texts import read_texts as read_texts
 from latticegnn.data.texts import text_corpus as text_corpus
+from latticegnn.data.vectors import check_rows as check_rows
 from latticegnn.data.vectors import load_vectors as load_vectors
+from latticegnn.data.vectors import open_vectors as open_vectors
+from latticegnn.data.words import WordVectors as WordVectors

@@ -1,21 +1,51 @@
 """Prepared embeddings: read from a file, or taken as arrays, and checked."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
+from latticegnn.data.columns import table_rows
+from latticegnn.data.rows import Rows, check_matrix, npy_rows, npz_rows, pt_rows, require_memory, safetensors_rows
 
-def load_vectors(path: str | Path) -> np.ndarray:
-    """Read prepared embeddings from a `.npy` file or a `.safetensors` file of exactly one tensor.
+FORMATS = {
+    ".npy": npy_rows,
+    ".npz": npz_rows,
+    ".safetensors": safetensors_rows,
+    ".pt": pt_rows,
+    ".parquet": table_rows,
+    ".arrow": table_rows,
+    ".feather": table_rows,
+}
+"""How the rows of a file are read, by the end of its name."""
+
+REASONS = ("nan", "inf", "zero", "duplicate")
+"""Why a row may be dropped; of several the first."""
+
+CHUNK_BYTES = 2**22
+"""Bytes of float32 that `check_rows` holds at once, give or take a row."""
+
+
+def open_vectors(path: str | Path, key: str | None = None) -> Rows:
+    """Open prepared embeddings of any size: `rows.shape`, `rows.dtype`, and float32 rows by `rows[index]`.
+
+    The file is mapped, never loaded, but for what is compressed: an array of a compressed `.npz` file, the batches of a
+    compressed Feather file.
+
+    Args:
+        path: A `.npy`, `.npz`, `.safetensors` or `.pt` file (a tensor, or a dict of tensors by name), or a `.parquet`,
+            `.arrow` or `.feather` file with a column of equally long lists of floats.
+        key: Which array, tensor or column; None for the only one.
 
     Shapes:
-        [n, D], float32 (other floating types are converted).
+        rows [n, D] of any floating type; rows[index] is [m, D], float32.
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: When the file cannot be read, its name ends otherwise, or it does not hold one floating-point
-            matrix.
+        ModuleNotFoundError: When a column is asked for and `datasets` is not installed.
+        ValueError: When the file cannot be read, its name ends otherwise, `key` does not choose one matrix, or that is
+            no floating-point matrix of at least one row.
     """
     path = Path(path)
     if not path.is_file():
@@ -23,22 +53,34 @@ def load_vectors(path: str | Path) -> np.ndarray:
             f"Prepared embeddings must be an existing file; received {str(path)!r}, which is not one. "
             "Check the path (it is relative to the working directory)."
         )
-    if path.suffix == ".npy":
-        return checked_matrix(_read_npy(path), str(path))
-    if path.suffix == ".safetensors":
-        return checked_matrix(_read_safetensors(path), str(path))
-    raise ValueError(
-        f"Prepared embeddings must be a .npy or .safetensors file; received {str(path)!r}. Save them with numpy.save."
-    )
+    if path.suffix not in FORMATS:
+        others = ", ".join(suffix for suffix in FORMATS if suffix not in (".npy", ".safetensors"))
+        raise ValueError(
+            f"Prepared embeddings must be a .npy or .safetensors file (or {others}); received {str(path)!r}. "
+            "Save them with numpy.save."
+        )
+    return FORMATS[path.suffix](path, key)
+
+
+def load_vectors(path: str | Path, key: str | None = None) -> np.ndarray:
+    """Read prepared embeddings whole; files, `key` and errors are those of `open_vectors`.
+
+    Shapes:
+        [n, D], float32 (other floating types are converted).
+
+    Raises:
+        FileNotFoundError: When there is no such file.
+        ModuleNotFoundError: When a column is asked for and `datasets` is not installed.
+        ValueError: As for `open_vectors`, and when the rows do not fit the free memory.
+    """
+    rows = open_vectors(path, key)
+    require_memory(4 * rows.shape[0] * rows.shape[1], rows.name, "Read them in parts with open_vectors")
+    return rows[:]
 
 
 def checked_matrix(array: np.ndarray, name: str) -> np.ndarray:
     """Return `array` as float32 [n, D]; anything but a floating-point matrix is an error that names `name`."""
-    if array.ndim != 2 or array.shape[1] == 0 or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(
-            f"Embeddings must be a floating-point matrix [n, D]; {name} has shape {list(array.shape)} and type "
-            f"{array.dtype}. Stack one embedding a row."
-        )
+    check_matrix(name, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is dropped with the other bad rows
         return array.astype(np.float32)
 
@@ -49,53 +91,83 @@ def sound_rows(inputs: np.ndarray, targets: np.ndarray, seen: set[bytes], droppe
     Args:
         inputs: Embeddings.
         targets: Embeddings; may be the same object.
-        seen: Inputs that occurred before; those of the sound rows are added.
+        seen: Digests of the inputs that occurred before; those of the sound rows are added.
         dropped: Counts by reason, `"nan"`, `"inf"`, `"zero"`, `"duplicate"`; added to, one reason a row.
 
     Shapes:
         inputs [n, D], targets [n, D].
     """
-    bad: dict[int, str] = {}
-    for vectors in (inputs, targets):
-        masks = {"nan": np.isnan(vectors), "inf": np.isinf(vectors)}
-        reasons = {reason: mask.any(axis=1) for reason, mask in masks.items()} | {"zero": ~vectors.any(axis=1)}
-        for reason, rows in reasons.items():
-            bad.update((row, reason) for row in np.flatnonzero(rows).tolist() if row not in bad)
-    dropped.update(bad.values())
+    faults = _faults(inputs, targets)
+    dropped.update(REASONS[fault] for fault in faults if fault >= 0)
     sound = []
-    for row in (row for row in range(len(inputs)) if row not in bad):
-        key = inputs[row].tobytes()
-        if key in seen:
+    for row in np.flatnonzero(faults < 0).tolist():
+        digest = _digest(inputs[row])
+        if digest in seen:
             dropped["duplicate"] += 1
         else:
-            seen.add(key)
+            seen.add(digest)
             sound.append(row)
     return sound
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"A .npy file must hold one plain array; {path} does not ({error}). Save it again with numpy.save."
-        ) from None
+def check_rows(inputs: Rows, targets: Rows | None = None) -> tuple[np.ndarray, dict[str, int]]:
+    """Find the rows of a file that can be learned from, as `sound_rows` does, a chunk at a time.
 
+    Beside a chunk, 16 bytes a row are held for the duplicates, and 9 a row for the answer.
 
-def _read_safetensors(path: Path) -> np.ndarray:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    Args:
+        inputs: Embeddings.
+        targets: The embedding wanted for each input; None for autoencoding.
 
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
+    Returns:
+        The sound rows' numbers, rising, int64; and the counts of the others by reason, `"nan"`, `"inf"`, `"zero"`,
+        `"duplicate"`.
+
+    Raises:
+        ValueError: When inputs and targets differ in shape.
+    """
+    if targets is not None and targets.shape != inputs.shape:
         raise ValueError(
-            f"Prepared embeddings must be a sound safetensors file; {path} is not ({error}). Save it again."
-        ) from None
-    if len(tensors) != 1:
-        raise ValueError(
-            f"A .safetensors file of embeddings must hold exactly one tensor; {path} holds {sorted(tensors)}. "
-            "Save the one that is meant on its own."
+            f"Inputs and targets must have the same shape [n, D]; received {list(inputs.shape)} of {inputs.name} and "
+            f"{list(targets.shape)} of {targets.name}. Give one target a row, from the same teacher."
         )
-    (tensor,) = tensors.values()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    n, dim = inputs.shape
+    step = max(1, CHUNK_BYTES // (4 * dim))
+    sound = np.zeros(n, dtype=bool)
+    digests = np.zeros((n, 16), dtype=np.uint8)
+    dropped = dict.fromkeys(REASONS, 0)
+    for start in range(0, n, step):
+        block = inputs[start : start + step]
+        faults = _faults(block, block if targets is None else targets[start : start + step])
+        for fault, count in zip(*np.unique(faults[faults >= 0], return_counts=True), strict=True):
+            dropped[REASONS[fault]] += int(count)
+        sound[start : start + len(block)] = faults < 0
+        for row in np.flatnonzero(faults < 0).tolist():
+            digests[start + row] = np.frombuffer(_digest(block[row]), dtype=np.uint8)
+    before = int(sound.sum())
+    _drop_repeated(sound, digests)
+    kept = np.flatnonzero(sound)
+    dropped["duplicate"] = before - len(kept)
+    return kept, dropped
+
+
+def _drop_repeated(sound: np.ndarray, digests: np.ndarray) -> None:
+    """Unset the sound rows whose digest an earlier sound row has; by the digests' first bits, which bounds the sort."""
+    for part in range(32):
+        rows = np.flatnonzero(sound & (digests[:, 0] % 32 == part))
+        _, first = np.unique(digests[rows].view("S16")[:, 0], return_index=True)
+        sound[rows] = False
+        sound[rows[first]] = True
+
+
+def _faults(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Return each row's first reason to be dropped, a place in `REASONS`, or -1; the input's before the target's."""
+    found = np.full(len(inputs), -1)
+    for vectors in (inputs,) if targets is inputs else (inputs, targets):
+        masks = [np.isnan(vectors).any(axis=1), np.isinf(vectors).any(axis=1), ~vectors.any(axis=1)]
+        found = np.where(found >= 0, found, np.select(masks, [0, 1, 2], -1))
+    return found
+
+
+def _digest(vector: np.ndarray) -> bytes:
+    return hashlib.blake2b(vector.tobytes(), digest_size=16).digest()
