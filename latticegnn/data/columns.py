@@ -115,22 +115,22 @@ def _width(column: Any) -> int | None:
 def _take(data: "Dataset", key: str, width: int, index: slice | np.ndarray) -> np.ndarray:
     table = data[index if isinstance(index, slice) else index.tolist()]
     parts = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in table.column(key).chunks]
-    with np.errstate(over="ignore"):  # as for the other formats
+    with np.errstate(over="ignore", invalid="ignore"):  # as for the other formats
         return np.concatenate(parts).reshape(-1, width).astype(np.float32)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the bars and the log of datasets off the terminal: what fails is told by our own error."""
+    import datasets
     from datasets.utils import logging as noise
-    from datasets.utils import tqdm as bars
 
-    verbosity, shown = noise.get_verbosity(), not bars.are_progress_bars_disabled()
+    verbosity, shown = noise.get_verbosity(), not datasets.are_progress_bars_disabled()
     noise.set_verbosity(noise.CRITICAL)
-    bars.disable_progress_bars()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
         noise.set_verbosity(verbosity)
         if shown:
-            bars.enable_progress_bars()
+            datasets.enable_progress_bars()

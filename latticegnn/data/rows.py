@@ -193,7 +193,8 @@ def _array_rows(name: str, shape: tuple[int, ...], dtype: np.dtype, opened: Call
 
 
 def _take_array(opened: Callable[[], np.ndarray], index: slice | np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is dropped with the other bad rows
+    # What overflows becomes infinite and is dropped with the other bad rows; a signalling nan is a nan.
+    with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(opened()[index]).astype(np.float32)
 
 

@@ -81,7 +81,8 @@ def load_vectors(path: str | Path, key: str | None = None) -> np.ndarray:
 def checked_matrix(array: np.ndarray, name: str) -> np.ndarray:
     """Return `array` as float32 [n, D]; anything but a floating-point matrix is an error that names `name`."""
     check_matrix(name, array.shape, array.dtype, np.issubdtype(array.dtype, np.floating))
-    with np.errstate(over="ignore"):  # what overflows becomes infinite and is dropped with the other bad rows
+    # What overflows becomes infinite and is dropped with the other bad rows; a signalling nan is a nan.
+    with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(np.float32)
 
 
@@ -164,7 +165,8 @@ def _faults(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return each row's first reason to be dropped, a place in `REASONS`, or -1; the input's before the target's."""
     found = np.full(len(inputs), -1)
     for vectors in (inputs,) if targets is inputs else (inputs, targets):
-        masks = [np.isnan(vectors).any(axis=1), np.isinf(vectors).any(axis=1), ~vectors.any(axis=1)]
+        with np.errstate(invalid="ignore"):  # a signalling nan
+            masks = [np.isnan(vectors).any(axis=1), np.isinf(vectors).any(axis=1), ~vectors.any(axis=1)]
         found = np.where(found >= 0, found, np.select(masks, [0, 1, 2], -1))
     return found
 

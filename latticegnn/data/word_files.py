@@ -3,6 +3,7 @@
 import logging
 import mmap
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -74,18 +75,21 @@ def load(path: Path, format: Format, rows: int, dim: int) -> "KeyedVectors":
     noise = logging.getLogger("gensim")
     level = noise.level
     noise.setLevel(logging.ERROR)  # it warns of each repeated word
-    try:
-        with np.errstate(over="ignore"):  # what overflows becomes infinite and is dropped
+    with warnings.catch_warnings(), np.errstate(over="ignore"):  # what overflows becomes infinite and is dropped
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # gensim leaves GloVe's files to be closed by whoever cleans up
+        try:
             return KeyedVectors.load_word2vec_format(str(path), unicode_errors="surrogateescape", **options)
-    except ValueError as error:
-        with reading(path, "Word vectors must be a sound file", "Get it again"):
-            line, value = _no_number(path, 0 if format == "glove" else 1)
-        raise ValueError(
-            f"All that follows a word must be numbers; {path}, line {line}, has {value!r}. Correct that line, or "
-            "remove it."
-        ) from error
-    finally:
-        noise.setLevel(level)
+        except ValueError as error:
+            error.__traceback__ = None  # it would keep the file open
+        finally:
+            noise.setLevel(level)
+    with reading(path, "Word vectors must be a sound file", "Get it again"):
+        line, value = _no_number(path, 0 if format == "glove" else 1)
+    raise ValueError(
+        f"All that follows a word must be numbers; {path}, line {line}, has {value!r}. Correct or remove that line."
+    )
 
 
 def _survey_text(
