@@ -13,10 +13,14 @@ from latticegnn.data.corpus import questions_and_answers as questions_and_answer
 from latticegnn.data.corpus import sentences as sentences
 from latticegnn.data.corpus import text_file as text_file
 from latticegnn.data.datamodule import EmbeddingData as EmbeddingData
-from latticegnn.data.presets import PRESETS as PRESETS
+from latticegnn.data.mixture import Source as Source
+from latticegnn.data.mixture import Task as Task
+from latticegnn.data.mixture import TextFields as TextFields
+from latticegnn.data.mixture import VectorFields as VectorFields
 from latticegnn.data.partition import Corpus as Corpus
 from latticegnn.data.partition import Row as Row
 from latticegnn.data.partition import Split as Split
+from latticegnn.data.presets import PRESETS as PRESETS
 from latticegnn.data.sampler import EpochSampler as EpochSampler
 from latticegnn.data.split import EmbeddingSplit as EmbeddingSplit
 from latticegnn.data.teacher import Teacher as Teacher

@@ -4,54 +4,68 @@ import hashlib
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
-from latticegnn.data.corpus import Corpus, check_limit, cut, questions_and_answers, sentences, text_file
+from latticegnn.data.mixture import TEXT, VECTORS, Source, Task, TextFields, VectorFields, digest_of, mix
+from latticegnn.data.partition import Corpus, cut
+from latticegnn.data.rows import require_memory
 from latticegnn.data.sampler import EpochSampler
-from latticegnn.data.split import EmbeddingSplit, SplitRows, as_is, gather
-from latticegnn.data.vectors import checked_matrix, load_vectors, sound_rows
+from latticegnn.data.sources import sha256_of
+from latticegnn.data.split import EmbeddingSplit, SplitRows, StackedRows, as_is, gather
+from latticegnn.data.vectors import check_rows, checked_matrix, sound_rows
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    from latticegnn.data.teacher import Teacher
+    from latticegnn.data.cache import Encoder
 
 logger = logging.getLogger("latticegnn")
 
-Task = Literal["qa", "sentences", "file", "vectors"]
+IN_MEMORY = 2**28
+"""Bytes of prepared embeddings, as float32, that are read into memory; of larger files the training rows stay there."""
 
 
 class EmbeddingData:
-    """Teacher embeddings of a task in three splits, and batches of them.
+    """Teacher embeddings of one or several sources in three splits, and batches of them.
 
     `prepare` reads the texts, embeds them through the cache, drops rows that are NaN, infinite or zero and rows whose
     input already occurred (in the same split or an earlier one), and counts what it dropped. Prepared embeddings pass
-    the same checks before they are cut into splits.
+    the same checks before they are cut into splits; of a file larger than `IN_MEMORY` the training rows are read from
+    the disk batch by batch. Rows of several sources are mixed, and no input of a held-out split is trained on.
 
     Args:
-        task: `"qa"` (name and signature → first docstring sentence), `"sentences"` (autoencoding), `"file"` (a text
-            file, one text per line, autoencoding) or `"vectors"` (a .npy or .safetensors file [n, D], autoencoding).
+        task: What the rows are, see `Source`, as for `limit`, `path`, `max_total_samples`, `weight`, `text` and
+            `vectors`.
         limit: Greatest number of rows (a pair is one row) in all splits together, at least 3; None for all.
-        teacher: A source as `Teacher` takes it, the settings of a `Teacher`, or a `Teacher`; unused by `"vectors"`.
+        teacher: A source as `Teacher` takes it, the settings of a `Teacher`, those of `WordVectors` (with `path` in
+            place of `source`), or any `Encoder`; unused by `"vectors"`.
         batch_size: B, at least 1; of the batches served, over all processes, and of the teacher's forward passes.
         seed: Decides splits, sample and the order of training rows.
         path: The file of the tasks `"file"` and `"vectors"`; None for the others.
         cache_dir: Root of the embedding cache; None for its default.
         expected_dim: The D that the model was built for; a mismatch is an error. None accepts any.
         progress: Show a progress bar while embedding.
+        max_total_samples: Rows of the source after which reading stops.
+        weight: How often an epoch visits a training row of the source, on average.
+        text: How a file of texts is read.
+        vectors: Where prepared embeddings lie in their file.
+        more: Further sources, mixed in.
+        cache_max_gb: Size that the embedding cache is cut back to, in gigabytes; None for no limit.
+        num_workers: Processes that gather batches ahead; 0 gathers them where they are asked for.
 
     Attributes:
         splits: After `prepare`: `"train"`, `"validation"`, `"test"`.
-        dropped: After `prepare`: rows dropped by reason, `"nan"`, `"inf"`, `"zero"`, `"duplicate"`.
+        dropped: After `prepare`: rows dropped by reason, `"nan"`, `"inf"`, `"zero"`, `"duplicate"`, and those that the
+            readers of texts skipped.
 
     Raises:
-        ValueError: When settings contradict each other; from `prepare`, also when the dimension is not the expected one
-            or a split keeps no rows.
+        ValueError: When settings contradict each other; from `prepare`, also when the dimension is not the expected
+            one, the embeddings do not fit the memory, or a split keeps no rows.
         FileNotFoundError: From `prepare`, when a file is missing.
     """
 
@@ -59,36 +73,37 @@ class EmbeddingData:
         self,
         task: Task = "qa",
         limit: int | None = 2000,
-        teacher: "str | Mapping[str, Any] | Teacher" = "packaged:minilm",
+        teacher: "str | Mapping[str, Any] | Encoder" = "packaged:minilm",
         batch_size: int = 32,
         seed: int = 0,
         path: str | Path | None = None,
         cache_dir: str | Path | None = None,
         expected_dim: int | None = None,
         progress: bool = True,
+        max_total_samples: int | None = None,
+        weight: float = 1.0,
+        text: TextFields = TEXT,
+        vectors: VectorFields = VECTORS,
+        more: Sequence[Source] = (),
+        cache_max_gb: float | None = None,
+        num_workers: int = 0,
     ) -> None:
         """Check the settings; nothing is read before `prepare`."""
-        if task not in get_args(Task):
-            raise ValueError(f"`task` must be one of {list(get_args(Task))}; received {task!r}. 'qa' is the default.")
-        if (path is None) == (task in ("file", "vectors")):
-            remedy = "Name the file." if path is None else "Leave `path` out, or set task to 'file' or 'vectors'."
-            raise ValueError(
-                f"`path` belongs to the tasks 'file' and 'vectors'; received task {task!r}, path {path!r}. {remedy}"
-            )
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received {batch_size}. Try 32.")
-        check_limit(limit)
-        self.task: Task = task
-        self.limit = limit
+        first = Source(task, None if path is None else Path(path), limit, max_total_samples, weight, text, vectors)
+        self.sources = [first, *more]
         self.teacher = teacher
         self.batch_size = batch_size
         self.seed = seed
-        self.path = path
         self.cache_dir = cache_dir
+        self.cache_max_gb = cache_max_gb
         self.expected_dim = expected_dim
         self.progress = progress
+        self.num_workers = num_workers
         self.dropped: dict[str, int] = {}
         self._splits: dict[str, EmbeddingSplit] = {}
+        self._parts: list[tuple[int, float]] = []
         self._teacher_card: dict[str, Any] | None = None
         self._source_sha256 = ""
 
@@ -117,8 +132,16 @@ class EmbeddingData:
             inputs [n, D], targets [n, D].
         """
         data = cls("vectors", limit, batch_size=batch_size, seed=seed, path="<arrays>", expected_dim=expected_dim)
-        data._take_arrays("the array of inputs", inputs, targets)
+        dropped: Counter[str] = Counter(nan=0, inf=0, zero=0, duplicate=0)
+        wanted = inputs if targets is None else targets
+        splits, sha256 = data._from_arrays("the array of inputs", inputs, wanted, limit, dropped)
+        data._finish([splits], dropped, [sha256])
         return data
+
+    @property
+    def task(self) -> Task:
+        """The task of the first source."""
+        return self.sources[0].task
 
     @property
     def splits(self) -> dict[str, EmbeddingSplit]:
@@ -130,7 +153,7 @@ class EmbeddingData:
     @property
     def dim(self) -> int:
         """D, the number of channels of an embedding."""
-        return self.splits["train"].inputs.shape[1]
+        return int(self.splits["train"].inputs.shape[1])
 
     @property
     def pairs(self) -> bool:
@@ -138,29 +161,45 @@ class EmbeddingData:
         train = self.splits["train"]
         return train.targets is not train.inputs
 
+    @property
+    def epoch_rows(self) -> int:
+        """Rows that an epoch visits, those left over by the last whole batch included."""
+        return sum(round(count * weight) for count, weight in self._parts)
+
     def prepare(self) -> None:
-        """Read, embed, check and cut the data; a second call does nothing."""
+        """Read, embed, check, cut and mix the data; a second call does nothing."""
         if self._splits:
             return
-        if self.task == "vectors":
-            assert self.path is not None
-            self._take_arrays(str(self.path), load_vectors(self.path), None)
-        else:
-            self._take_corpus(self._corpus())
+        dropped: Counter[str] = Counter(nan=0, inf=0, zero=0, duplicate=0)
+        taken = [
+            (self._take_vectors if source.task == "vectors" else self._take_texts)(source, dropped)
+            for source in self.sources
+        ]
+        self._finish([splits for splits, _ in taken], dropped, [sha256 for _, sha256 in taken])
 
     def survey(self) -> tuple[str, dict[str, int]]:
-        """Read the source, load the teacher and check that they fit, without embedding.
+        """Read the sources, load the teacher and check that they fit, without embedding.
 
         Returns:
-            What was found, in words, and the rows that each split keeps.
+            What was found, in words, and the rows that each split keeps, before repeated and unsound embeddings are
+            dropped.
         """
-        if self.task == "vectors":
+        if all(source.task == "vectors" for source in self.sources):
             self.prepare()
-            return str(self.path), {name: len(split) for name, split in self.splits.items()}
-        corpus, teacher = self._corpus(), self._built_teacher()
+            return ", ".join(str(source.path) for source in self.sources), self._rows()
+        found, rows = [], Counter[str]()
+        teacher = self._built_teacher()
         self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
-        rows = {name: len(split) for name, split in corpus.splits.items()}
-        return f"corpus {corpus.name}, teacher {teacher.source} of {teacher.dim} dimensions", rows
+        for source in self.sources:
+            if source.task == "vectors":
+                splits, _ = self._take_vectors(source, Counter())
+                rows.update({name: len(split) for name, split in splits.items()})
+                found.append(str(source.path))
+            else:
+                corpus = source.corpus(self.seed)
+                rows.update({name: len(split) for name, split in corpus.splits.items()})
+                found.append(f"corpus {corpus.name}")
+        return f"{', '.join(found)}, teacher {teacher.source} of {teacher.dim} dimensions", dict(rows)
 
     def dataloader(
         self,
@@ -187,80 +226,113 @@ class EmbeddingData:
 
         rows, shuffle = SplitRows(self.splits[split]), split == "train"
         seed = self.seed if order_seed is None else order_seed
-        sampler = EpochSampler(len(rows), seed, shuffle, self.batch_size, rank, world)
+        parts = self._parts if shuffle else None
+        sampler = EpochSampler(len(rows), seed, shuffle, self.batch_size, rank, world, parts)
         # Its own generator: a loader draws a number per pass, which must not come from the caller's.
         generator = torch.Generator().manual_seed(self.seed)
         with warnings.catch_warnings():
             # torchdata calls a function that torch has deprecated; the caller can do nothing about it.
             warnings.filterwarnings("ignore", message="'set_vital' is deprecated", category=UserWarning)
             return StatefulDataLoader(
-                rows, self.batch_size // world, sampler=sampler, collate_fn=as_is, generator=generator
+                rows,
+                self.batch_size // world,
+                sampler=sampler,
+                collate_fn=as_is,
+                generator=generator,
+                num_workers=self.num_workers,
             )
 
     def card(self) -> dict[str, Any]:
         """Describe the data in plain numbers and strings, fit for JSON."""
+        first = self.sources[0]
         return {
-            "task": self.task,
-            "limit": self.limit,
+            "task": first.task,
+            "limit": first.limit,
             "seed": self.seed,
             "dim": self.dim,
-            "rows": {name: len(split) for name, split in self.splits.items()},
+            "rows": self._rows(),
             "groups": {name: len(set(split.groups)) for name, split in self.splits.items()},
             "dropped": dict(self.dropped),
+            "sources": [
+                {"task": source.task, "path": source.path and str(source.path), "train_rows": rows, "weight": weight}
+                for source, (rows, weight) in zip(self.sources, self._parts, strict=True)
+            ],
             "teacher": self._teacher_card,
             "source_sha256": self._source_sha256,
         }
 
-    def _corpus(self) -> Corpus:
-        if self.task == "file":
-            assert self.path is not None
-            return text_file(self.path, self.limit, self.seed)
-        read = questions_and_answers if self.task == "qa" else sentences
-        return read(self.limit, self.seed)
+    def _rows(self) -> dict[str, int]:
+        return {name: len(split) for name, split in self.splits.items()}
 
-    def _take_corpus(self, corpus: Corpus) -> None:
+    def _take_texts(self, source: Source, dropped: Counter[str]) -> tuple[dict[str, EmbeddingSplit], str]:
         from latticegnn.data.cache import EmbeddingCache
 
-        teacher = self._built_teacher()
+        corpus, teacher = source.corpus(self.seed), self._built_teacher()
+        dropped.update({reason: count for reason, count in corpus.skipped.items() if reason != "duplicate"})
         texts = [text for split in corpus.splits.values() for text in (*split.inputs, *(split.targets or ()))]
-        vectors = EmbeddingCache(self.cache_dir).embed(teacher, texts, self.batch_size, self.progress)
-        self._check_dim(vectors.shape[1], f"teacher {teacher.source!r}")
-        dropped: Counter[str] = Counter(nan=0, inf=0, zero=0, duplicate=0)
-        seen: set[bytes] = set()
-        splits: dict[str, EmbeddingSplit] = {}
-        start = 0
-        for name, split in corpus.splits.items():
-            n = len(split)
-            inputs, start = vectors[start : start + n], start + n
-            targets = inputs
-            if split.targets is not None:
-                targets, start = vectors[start : start + n], start + n
-            keep = sound_rows(inputs, targets, seen, dropped)
-            texts_in = [split.inputs[i] for i in keep]
-            texts_out = texts_in if split.targets is None else [split.targets[i] for i in keep]
-            splits[name] = gather(inputs, targets, keep, texts_in, texts_out, [split.groups[i] for i in keep])
-        self._teacher_card = {"source": teacher.source, "pooling": teacher.pooling, "fingerprint": teacher.fingerprint}
-        self._finish(splits, dropped, corpus.sha256)
+        self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
+        # Once as the cache gives them, once as rows of splits.
+        name = f"{len(texts):,} embeddings of {teacher.dim} numbers"
+        require_memory(2 * 4 * len(texts) * teacher.dim, name, "Lower `limit`, or prepare a file of vectors")
+        most = None if self.cache_max_gb is None else round(1e9 * self.cache_max_gb)
+        vectors = EmbeddingCache(self.cache_dir, most).embed(teacher, texts, self.batch_size, self.progress)
+        self._teacher_card = {"name": repr(teacher), "source": teacher.source, "fingerprint": teacher.fingerprint}
+        return _embedded(corpus, vectors, dropped), corpus.sha256
 
-    def _take_arrays(self, name: str, inputs: np.ndarray, targets: np.ndarray | None) -> None:
+    def _take_vectors(self, source: Source, dropped: Counter[str]) -> tuple[dict[str, EmbeddingSplit], str]:
+        assert source.path is not None
+        inputs, targets = source.matrices()
+        self._check_dim(inputs.shape[1], inputs.name)
+        n = min(len(inputs), source.max_total_samples or len(inputs))
+        if 4 * n * inputs.shape[1] <= IN_MEMORY:
+            given = inputs[:n]
+            wanted = given if targets is inputs else targets[:n]
+            return self._from_arrays(inputs.name, given, wanted, source.limit, dropped)
+        kept, counts = check_rows(inputs, None if targets is inputs else targets, n)
+        dropped.update(counts)
+        splits = {}
+        for name, rows in cut(len(kept), source.limit, self.seed).items():
+            stacked = StackedRows([(inputs, kept[rows])])
+            split = EmbeddingSplit(stacked, stacked if targets is inputs else StackedRows([(targets, kept[rows])]))
+            small = name != "train" or 4 * len(rows) * inputs.shape[1] <= IN_MEMORY
+            splits[name] = EmbeddingSplit(*split.tensors()) if small else split
+        size = 4 * len(splits["train"]) * inputs.shape[1] / 1e9
+        if isinstance(splits["train"].inputs, StackedRows):
+            logger.info("%s: %.1f GB of training rows stay on disk and are read batch by batch", inputs.name, size)
+        return splits, sha256_of(source.path)
+
+    def _from_arrays(
+        self, name: str, inputs: np.ndarray, targets: np.ndarray, limit: int | None, dropped: Counter[str]
+    ) -> tuple[dict[str, EmbeddingSplit], str]:
+        same = targets is inputs
         inputs = checked_matrix(inputs, name)
-        wanted = inputs if targets is None else checked_matrix(targets, "the array of targets")
+        wanted = inputs if same else checked_matrix(targets, "the array of targets")
         if inputs.shape != wanted.shape:
             raise ValueError(
                 f"Inputs and targets must have the same shape [n, D]; received {list(inputs.shape)} and "
                 f"{list(wanted.shape)}. Give one target a row, from the same teacher."
             )
         self._check_dim(inputs.shape[1], name)
-        dropped: Counter[str] = Counter(nan=0, inf=0, zero=0, duplicate=0)
         kept = np.asarray(sound_rows(inputs, wanted, set(), dropped), dtype=np.int64)
-        parts = cut(len(kept), self.limit, self.seed)
-        splits = {name: gather(inputs, wanted, kept[rows].tolist(), [], [], []) for name, rows in parts.items()}
+        parts = cut(len(kept), limit, self.seed)
+        splits = {part: gather(inputs, wanted, kept[rows].tolist(), [], [], []) for part, rows in parts.items()}
         digest = hashlib.sha256(inputs.tobytes())
-        if wanted is not inputs:
+        if not same:
             digest.update(wanted.tobytes())
-        self._finish(splits, dropped, digest.hexdigest())
+        return splits, digest.hexdigest()
 
-    def _finish(self, splits: dict[str, EmbeddingSplit], dropped: Counter[str], sha256: str) -> None:
+    def _finish(self, parts: list[dict[str, EmbeddingSplit]], dropped: Counter[str], sha256: list[str]) -> None:
+        trained, splits = [part["train"] for part in parts], parts[0]
+        if len(parts) > 1:
+            dims = {part["train"].inputs.shape[1] for part in parts}
+            if len(dims) > 1:
+                raise ValueError(
+                    f"All sources of a mixture must have one dimension; received {sorted(dims)}. Embed them by the "
+                    "same teacher."
+                )
+            splits, counts = mix(parts, dropped)
+        else:
+            counts = [len(split) for split in trained]
         self.dropped = dict(dropped)
         for name, split in splits.items():
             if len(split) == 0:
@@ -269,24 +341,15 @@ class EmbeddingData:
                     "Raise `limit`, or repair the source."
                 )
         self._splits = splits
-        self._source_sha256 = sha256
+        self._parts = [(count, source.weight) for count, source in zip(counts, self.sources, strict=True)]
+        self._source_sha256 = digest_of(sha256)
         if any(self.dropped.values()):
             logger.warning("dropped rows by reason: %s", {reason: n for reason, n in self.dropped.items() if n})
 
-    def _built_teacher(self) -> "Teacher":
-        from latticegnn.data.teacher import Teacher
-
-        if isinstance(self.teacher, str):
-            return Teacher(self.teacher)
-        if not isinstance(self.teacher, Mapping):
+    def _built_teacher(self) -> "Encoder":
+        if not isinstance(self.teacher, str | Mapping):
             return self.teacher
-        try:
-            return Teacher(**self.teacher)
-        except TypeError as error:
-            raise ValueError(
-                f"The settings of `teacher` must be arguments of Teacher; received {dict(self.teacher)}: {error}. "
-                "Correct their names and types."
-            ) from error
+        return built_teacher(self.teacher)
 
     def _check_dim(self, dim: int, source: str) -> None:
         if self.expected_dim is not None and dim != self.expected_dim:
@@ -294,3 +357,38 @@ class EmbeddingData:
                 f"The embeddings' dimension must be the model's: {self.expected_dim} expected; {source} gives {dim}. "
                 f"Set embedding_dim to {dim}, or choose another teacher."
             )
+
+
+def built_teacher(settings: str | Mapping[str, Any]) -> "Encoder":
+    """Build a `Teacher` from its source or its settings, or `WordVectors` from settings with a `path`."""
+    from latticegnn.data.teacher import Teacher
+    from latticegnn.data.words import WordVectors
+
+    if isinstance(settings, str):
+        return Teacher(settings)
+    make = WordVectors if "path" in settings else Teacher
+    try:
+        return make(**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"The settings of `teacher` must be arguments of {make.__name__}; received {dict(settings)}: {error}. "
+            "Correct their names and types."
+        ) from error
+
+
+def _embedded(corpus: Corpus, vectors: np.ndarray, dropped: Counter[str]) -> dict[str, EmbeddingSplit]:
+    """Hand the vectors of all texts, in the corpus's order, to the rows of its splits, and drop what is not sound."""
+    seen: set[bytes] = set()
+    splits: dict[str, EmbeddingSplit] = {}
+    start = 0
+    for name, split in corpus.splits.items():
+        n = len(split)
+        inputs, start = vectors[start : start + n], start + n
+        targets = inputs
+        if split.targets is not None:
+            targets, start = vectors[start : start + n], start + n
+        keep = sound_rows(inputs, targets, seen, dropped)
+        texts_in = [split.inputs[i] for i in keep]
+        texts_out = texts_in if split.targets is None else [split.targets[i] for i in keep]
+        splits[name] = gather(inputs, targets, keep, texts_in, texts_out, [split.groups[i] for i in keep])
+    return splits

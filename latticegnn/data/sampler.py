@@ -1,7 +1,8 @@
 """The order in which rows are visited: follows from seed and epoch, resumable anywhere, shared by processes."""
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -28,23 +29,41 @@ class EpochSampler(Sampler[int]):
         batch_size: B, rows of a batch over all processes; at most n where rows are shuffled.
         rank: Number of this process, 0 … W-1.
         world: W, the number of processes; divides B.
+        parts: Where rows of several sources lie one after the other: rows and weight of each. A shuffled epoch visits
+            weight · rows of a source, rounded: each row as often as the weight's whole part says, and for what is left
+            others in each epoch. None: each row once.
 
     Attributes:
         epoch: The epoch that the next row belongs to.
+        visits: Rows visited in an epoch by all processes, those left over by the last whole batch included.
 
     Raises:
-        ValueError: When `rows` is below 1 or below a shuffled batch, B is not a multiple of W, or a state of another
-            number of rows, another seed or another batch size is loaded.
+        ValueError: When `rows` is below 1, `visits` below a shuffled batch, B is not a multiple of W, the parts do not
+            add up to the rows, or a state of other rows, weights, seed or batch size is loaded.
     """
 
     def __init__(
-        self, rows: int, seed: int = 0, shuffle: bool = True, batch_size: int = 1, rank: int = 0, world: int = 1
+        self,
+        rows: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        batch_size: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        parts: Sequence[tuple[int, float]] | None = None,
     ) -> None:
         """Start at epoch 0, position 0."""
-        if rows < 1 or (shuffle and rows < batch_size):
+        self.parts = [(rows, 1.0)] if parts is None else [(count, float(weight)) for count, weight in parts]
+        if sum(count for count, _ in self.parts) != rows or any(not 0 <= w < math.inf for _, w in self.parts):
             raise ValueError(
-                f"A sampler needs at least 1 row, and shuffled at least a batch; received {rows} rows, batch_size "
-                f"{batch_size}. Check the split it is made for, or lower batch_size."
+                f"The parts of a sampler must add up to its {rows} rows, with weights of at least 0; received "
+                f"{self.parts}. Check the sources."
+            )
+        self.visits = sum(round(count * weight) for count, weight in self.parts)
+        if rows < 1 or (shuffle and self.visits < batch_size):
+            raise ValueError(
+                f"A sampler needs at least 1 row, and shuffled at least a batch; received {self.visits} rows, "
+                f"batch_size {batch_size}. Check the split it is made for, or lower batch_size."
             )
         if batch_size % world:
             raise ValueError(
@@ -64,7 +83,7 @@ class EpochSampler(Sampler[int]):
     def __len__(self) -> int:
         """Return the rows that this process visits in a whole epoch."""
         if self.shuffle:
-            return self.rows // self.batch_size * (self.batch_size // self.world)
+            return self.visits // self.batch_size * (self.batch_size // self.world)
         return len(self._stretch())
 
     def __iter__(self) -> Iterator[int]:
@@ -95,8 +114,8 @@ class EpochSampler(Sampler[int]):
         self.epoch = state["epoch"]
         self._position = self._resume_at = state["position"] // self.world
 
-    def _refers_to(self) -> dict[str, int]:
-        return {"rows": self.rows, "seed": self.seed, "batch_size": self.batch_size}
+    def _refers_to(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seed": self.seed, "batch_size": self.batch_size, "parts": self.parts}
 
     def _walk(self, start: int) -> Iterator[int]:
         for index in self._order()[start:]:
@@ -114,5 +133,18 @@ class EpochSampler(Sampler[int]):
         # Hashed, so that (seed, epoch) = (0, 1) and (1, 0) are unrelated.
         mixed = hashlib.sha256(f"{self.seed} {self.epoch}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(mixed[:8]) >> 1)
-        order = torch.randperm(self.rows, generator=generator)[: self.rows // self.batch_size * self.batch_size]
+        order = self._drawn(generator)[: self.visits // self.batch_size * self.batch_size]
         return order.view(-1, self.world, self.batch_size // self.world)[:, self.rank].flatten().tolist()
+
+    def _drawn(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw the rows of an epoch, shuffled."""
+        if all(weight == 1 for _, weight in self.parts):
+            return torch.randperm(self.rows, generator=generator)
+        drawn, start = [], 0
+        for count, weight in self.parts:
+            whole, left = divmod(round(count * weight), max(1, count))
+            rest = torch.randperm(count, generator=generator)[:left]
+            drawn += [torch.arange(start, start + count).repeat(whole), start + rest]
+            start += count
+        visited = torch.cat(drawn)
+        return visited[torch.randperm(len(visited), generator=generator)]

@@ -111,7 +111,7 @@ def sound_rows(inputs: np.ndarray, targets: np.ndarray, seen: set[bytes], droppe
     return sound
 
 
-def check_rows(inputs: Rows, targets: Rows | None = None) -> tuple[np.ndarray, dict[str, int]]:
+def check_rows(inputs: Rows, targets: Rows | None = None, most: int | None = None) -> tuple[np.ndarray, dict[str, int]]:
     """Find the rows of a file that can be learned from, as `sound_rows` does, a chunk at a time.
 
     Beside a chunk, 16 bytes a row are held for the duplicates, and 9 a row for the answer.
@@ -119,6 +119,7 @@ def check_rows(inputs: Rows, targets: Rows | None = None) -> tuple[np.ndarray, d
     Args:
         inputs: Embeddings.
         targets: The embedding wanted for each input; None for autoencoding.
+        most: Rows to look at, from the first; None for all.
 
     Returns:
         The sound rows' numbers, rising, int64; and the counts of the others by reason, `"nan"`, `"inf"`, `"zero"`,
@@ -133,13 +134,14 @@ def check_rows(inputs: Rows, targets: Rows | None = None) -> tuple[np.ndarray, d
             f"{list(targets.shape)} of {targets.name}. Give one target a row, from the same teacher."
         )
     n, dim = inputs.shape
+    n = n if most is None else min(n, most)
     step = max(1, CHUNK_BYTES // (4 * dim))
     sound = np.zeros(n, dtype=bool)
     digests = np.zeros((n, 16), dtype=np.uint8)
     dropped = dict.fromkeys(REASONS, 0)
     for start in range(0, n, step):
-        block = inputs[start : start + step]
-        faults = _faults(block, block if targets is None else targets[start : start + step])
+        block = inputs[start : min(n, start + step)]
+        faults = _faults(block, block if targets is None else targets[start : min(n, start + step)])
         for fault, count in zip(*np.unique(faults[faults >= 0], return_counts=True), strict=True):
             dropped[REASONS[fault]] += int(count)
         sound[start : start + len(block)] = faults < 0

@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from latticegnn.analysis.baselines import TRAINED
 from latticegnn.analysis.ladder import RUNGS
+from latticegnn.data.mixture import paired
 from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
 from latticegnn.training.checkpoints import CheckpointFiles, saved
 from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping
@@ -158,7 +159,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what only fails later otherwise, and create the run folder."""
         config = self.config
-        pairs = config.data.task == "qa"
+        pairs = any(paired(source) for source in (config.data, *(config.data.more or ())))
         known = VALIDATION_METRICS if pairs else VALIDATION_METRICS[:-1]
         for key in ("early_stopping", "checkpoint"):
             if config[key].monitor not in known:
@@ -295,7 +296,8 @@ class RunCLI(LightningCLI):
 
 
 _FREE = (
-    "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "checkpoint.dirpath",
+    "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
+    "data.num_workers", "checkpoint.dirpath",
     "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
 )  # fmt: skip

@@ -205,7 +205,8 @@ def _memory(cli: RunCLI, batch: int, rows: int) -> Finding:
         return Finding("memory", False, _failed(error))
     shared = cli.trainer.num_devices if device.type == "cpu" else 1  # processes that take of the same memory
     # Vectors from a file are there already.
-    embeddings = 4 * model.embedding_dim * rows * {"vectors": 0, "qa": 2}.get(content.task, 1)
+    texts = all(source.task != "vectors" for source in content.sources)
+    embeddings = 2 * 4 * model.embedding_dim * rows if texts else 0  # inputs and targets
     need, free = shared * (step.total + (embeddings if device.type == "cpu" else 0)), free_memory(device)
     text = f"about {_size(need)} for the tensors of a training step of {batch} × {model.spec.num_nodes} cells (an "
     text += f"allocator may hold twice that); {_size(free)} free"

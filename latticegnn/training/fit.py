@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from latticegnn.analysis import baselines
 from latticegnn.analysis.ladder import RUNGS
 from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_rank, row_statistics
-from latticegnn.data import EmbeddingSplit
+from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
@@ -84,14 +84,14 @@ class Run:
         if self.trainer.is_global_zero and self.cli.resume is None:
             self.cli.save()
         self.data.prepare()
-        train, tested = self.data.splits["train"], len(self.data.splits["test"])
+        tested = len(self.data.splits["test"])
         if tested < FEWEST_TEST_ROWS:
             raise ValueError(
                 f"the test split must keep at least {FEWEST_TEST_ROWS} rows, as metrics look at 10 neighbours of each; "
                 f"got {tested}; raise data.limit or add rows."
             )
         model = self.model
-        model.fit_maps(train.inputs, train.targets)
+        model.fit_maps(*self._sample())
         self._introduce(self.module)
         counts = model.parameter_counts()
         logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
@@ -120,12 +120,12 @@ class Run:
 
     def _introduce(self, module: EmbeddingModule) -> None:
         """Tell a module what it must know of the data."""
-        train, trainer = self.data.splits["train"], self.trainer
+        trainer = self.trainer
         module.pairs = self.data.pairs
-        module.train_mean = train.targets.mean(dim=0)
+        module.train_mean = self._sample()[1].mean(dim=0)
         # From the settings, not from the engine, whose own count would make the loader forget its position.
         assert trainer.max_epochs is not None
-        batches = len(train) // self.data.batch_size
+        batches = self.data.epoch_rows // self.data.batch_size
         module.updates = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
         card = self.data.card()
         identity = {
@@ -203,32 +203,36 @@ class Run:
     def _validation(self) -> dict[str, float]:
         """Compute the loss of the weights that were chosen, on the validation split."""
         split = self.data.splits["validation"]
-        terms = loss_terms(predict(self.model, split), split.targets, self.module.loss)
+        terms = loss_terms(predict(self.model, split), split.tensors()[1], self.module.loss)
         return {"loss": float(torch.stack(list(terms.values())).sum())}
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
-        train, wanted = self.data.splits["train"], self.cli.config.baselines
+        (inputs, targets), wanted = self._sample(), self.cli.config.baselines
         code = len(self.model.input_nodes)
         if "mean" in wanted:
-            yield "mean", baselines.mean_vector(train.targets)
+            yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:
             if "raw_teacher" in wanted:
                 yield "raw_teacher", baselines.raw_teacher(self.data.dim)
             if "pca" in wanted:
-                yield f"pca_{code}_ridge", baselines.residual_ridge(train.inputs, train.targets, self._score, code)
+                yield f"pca_{code}_ridge", baselines.residual_ridge(inputs, targets, self._score, code)
             if "ridge" in wanted:
-                yield "ridge", baselines.residual_ridge(train.inputs, train.targets, self._score)
+                yield "ridge", baselines.residual_ridge(inputs, targets, self._score)
         elif "pca" in wanted:
-            yield f"pca_{code}", baselines.principal_components(train.inputs, code)
+            yield f"pca_{code}", baselines.principal_components(inputs, code)
 
     def _score(self, model: nn.Module) -> float:
         split = self.data.splits["validation"]
-        return float(reciprocal_rank(predict(model, split), split.targets).mean())
+        return float(reciprocal_rank(predict(model, split), split.tensors()[1]).mean())
+
+    def _sample(self) -> tuple[Tensor, Tensor]:
+        """Give the training rows in memory, or so many of them that more would not move what is fitted to them."""
+        return self.data.splits["train"].tensors(SAMPLE)
 
     def _row(self, name: str, model: nn.Module, cost: dict[str, float] | None = None) -> dict[str, Any]:
         split = self.data.splits["test"]
         prediction = predict(model, split)
-        given = (split.targets, self.module.train_mean, self.data.pairs)
+        given = (split.tensors()[1], self.module.train_mean, self.data.pairs)
         figures = evaluate(prediction, *given)
         row: dict[str, Any] = {
             "model": name,
@@ -275,7 +279,7 @@ def _check_same(what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
 def predict(model: nn.Module, split: EmbeddingSplit, batch_size: int = 256) -> Tensor:
     """Predict the targets of a whole split: [n, D]."""
     model.eval()
-    return torch.cat([model(batch).embedding for batch in split.inputs.split(batch_size)])
+    return torch.cat([model(batch).embedding for batch in split.tensors()[0].split(batch_size)])
 
 
 def _point_latest(folder: Path) -> None:

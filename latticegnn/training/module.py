@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torchmetrics import CatMetric
 
 from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
-from latticegnn.data import EmbeddingData, Teacher
+from latticegnn.data import EmbeddingData, Source, Task, Teacher, TextFields, VectorFields, WordVectors
+from latticegnn.data.mixture import TEXT, VECTORS
 from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
 from latticegnn.training.checkpoints import ENTRY, FORMAT
@@ -222,18 +223,25 @@ class EmbeddingDataModule(pl.LightningDataModule):
     Args:
         task: See `EmbeddingData`, as all others.
         limit: Greatest number of rows.
-        teacher: A source, or the settings of a `Teacher`.
+        teacher: A source, or the settings of a `Teacher` or of `WordVectors`.
         batch_size: B, over all processes.
         seed: Decides splits and sample.
         path: File of the tasks "file" and "vectors".
         cache_dir: Root of the embedding cache.
         expected_dim: D of the model.
+        max_total_samples: Rows after which reading stops.
+        weight: Visits of a training row in an epoch.
+        text: How a file of texts is read.
+        vectors: Where prepared embeddings lie in their file.
+        more: Further sources.
+        cache_max_gb: Size that the embedding cache is cut back to.
+        num_workers: Processes that gather batches ahead.
         order_seed: Decides the order of training rows.
     """
 
     def __init__(
         self,
-        task: Literal["qa", "sentences", "file", "vectors"] = "qa",
+        task: Task = "qa",
         limit: int | None = 2000,
         teacher: str | dict[str, Any] = "packaged:minilm",
         batch_size: int = 32,
@@ -241,18 +249,29 @@ class EmbeddingDataModule(pl.LightningDataModule):
         path: Path | None = None,
         cache_dir: Path | None = None,
         expected_dim: int | None = None,
+        max_total_samples: int | None = None,
+        weight: float = 1.0,
+        text: TextFields = TEXT,
+        vectors: VectorFields = VECTORS,
+        more: list[Source] | None = None,
+        cache_max_gb: float | None = None,
+        num_workers: int = 0,
         order_seed: int = 0,
     ) -> None:
         super().__init__()
         if isinstance(teacher, dict):
-            known = inspect.signature(Teacher).parameters
+            known = inspect.signature(WordVectors if "path" in teacher else Teacher).parameters
             for key in teacher:
                 if key not in known:
                     raise ValueError(
                         f"data.teacher must hold settings of a Teacher, {', '.join(known)}; got {key!r}; "
                         "use these names."
                     )
-        self.content = EmbeddingData(task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim)
+        self.content = EmbeddingData(
+            task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim,
+            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, more=more or (),
+            cache_max_gb=cache_max_gb, num_workers=num_workers,
+        )  # fmt: skip
         self.order_seed = order_seed
 
     def setup(self, stage: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from latticegnn.data import EmbeddingSplit
+from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.training.losses import LossWeights, loss_terms
 
 logger = logging.getLogger("latticegnn")
@@ -34,7 +34,7 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
     Args:
         model: Its output has ``embedding`` and ``code``; its ``decoder`` is the linear layer between them, and ``skip``
             says whether the input is added.
-        train: The rows that are fitted.
+        train: The rows that are fitted, `SAMPLE` of them at most.
         validation: The rows that decide.
         loss: Weights of the loss.
 
@@ -42,15 +42,16 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
         The penalty chosen; 0 where the decoder was kept.
     """
     model.eval()
-    code, held_out = _read(model, train.inputs), _read(model, validation.inputs)
-    wanted = train.targets - train.inputs if model.skip else train.targets
+    (inputs, targets), (given, expected) = train.tensors(SAMPLE), validation.tensors()
+    code, held_out = _read(model, inputs), _read(model, given)
+    wanted = targets - inputs if model.skip else targets
     mean, deviation, centre = code.mean(dim=0), code.std(dim=0).clamp_min(1e-8), wanted.mean(dim=0)
     z = (code - mean) / deviation
-    base = validation.inputs if model.skip else torch.zeros(())
+    base = given if model.skip else torch.zeros(())
     decoder: nn.Linear = model.decoder  # type: ignore[assignment]
 
     def score(weight: Tensor, bias: Tensor) -> float:
-        terms = loss_terms(base + held_out @ weight.T + bias, validation.targets, loss)
+        terms = loss_terms(base + held_out @ weight.T + bias, expected, loss)
         return float(torch.stack(list(terms.values())).sum())
 
     best, chosen = score(decoder.weight, decoder.bias), 0.0

@@ -122,6 +122,9 @@ def test_prepared_files(tmp_path):
         data.prepare()
         assert data.dim == 6
         cards.append(data.card())
+        assert cards[-1].pop("sources") == [
+            {"task": "vectors", "path": str(tmp_path / name), "train_rows": 38, "weight": 1.0}
+        ]
     assert cards[0] == cards[1]
     assert cards[0]["teacher"] is None
 
@@ -145,7 +148,7 @@ def test_the_dimension_is_checked(tmp_path, tiny, source):
     [
         ({"task": "chess"}, ["`task` must be one of ['qa'", "'chess'", "default"]),
         ({"task": "file"}, ["`path` belongs to", "task 'file', path None", "Name the file"]),
-        ({"path": "x.txt"}, ["`path` belongs to", "task 'qa', path 'x.txt'", "Leave `path` out"]),
+        ({"path": "x.txt"}, ["`path` belongs to", "task 'qa', path PosixPath('x.txt')", "Leave `path` out"]),
         ({"batch_size": 0}, ["`batch_size` must be at least 1", "received 0", "Try 32"]),
         ({"limit": 2}, ["`limit` counts the rows", "received 2", "None for all"]),
     ],
@@ -289,7 +292,7 @@ def test_sampler_alone():
     walk = iter(sampler)
     head = [next(walk) for _ in range(4)]
     state = sampler.state_dict()
-    assert state == {"epoch": 0, "position": 4, "rows": 10, "seed": 2, "batch_size": 1}
+    assert state == {"epoch": 0, "position": 4, "rows": 10, "seed": 2, "batch_size": 1, "parts": [(10, 1.0)]}
     tail = list(walk)
     assert sorted(head + tail) == list(range(10))
     assert sampler.epoch == 1
@@ -341,8 +344,11 @@ def test_sampler_errors():
     with pytest.raises(ValueError) as error:
         EpochSampler(70, batch_size=8, world=3)
     explains(error, "an equal part", "batch_size 8 for 3", "Choose a multiple of 3")
-    for key, value in (("rows", 11), ("seed", 9), ("batch_size", 2)):
-        state = {"epoch": 0, "position": 4, "rows": 10, "seed": 2, "batch_size": 1, key: value}
+    with pytest.raises(ValueError) as error:
+        EpochSampler(70, parts=[(60, 1), (9, 1)])
+    explains(error, "must add up to its 70 rows", "[(60, 1.0), (9, 1.0)]", "Check the sources")
+    for key, value in (("rows", 11), ("seed", 9), ("batch_size", 2), ("parts", [(5, 1.0), (5, 2.0)])):
+        state = {"epoch": 0, "position": 4, **EpochSampler(10, seed=2)._refers_to(), key: value}
         with pytest.raises(ValueError) as error:
             EpochSampler(10, seed=2).load_state_dict(state)
         explains(error, "same data, batch size and seed", f"{key} = {value}", "start a new run")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latticegnn.analysis.metrics import evaluate
+from latticegnn.data import datamodule
 from latticegnn.model import LatticeModel
 from latticegnn.training.configuration import set_level
 from latticegnn.training.fit import Run, predict, spike
@@ -186,6 +187,15 @@ def test_questions_and_answers_through_a_real_teacher(tmp_path) -> None:
     model = LatticeModel.from_pretrained(run.folder / "model")
     assert torch.equal(predict(model, split), predict(run.model, split))
     assert np.isfinite([row["fvu"] for row in rows.values()]).all()
+
+
+def test_rows_on_disk_give_the_run_of_rows_in_memory(finished, start, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(datamodule, "IN_MEMORY", 1000)
+    run = start(tmp_path, "--data.num_workers", "1")
+    run.execute()
+    assert not isinstance(run.data.splits["train"].inputs, torch.Tensor)
+    for one, other in zip(run.model.parameters(), finished.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_spike_is_the_largest_ratio_to_the_median_before() -> None:
