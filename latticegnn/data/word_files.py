@@ -24,6 +24,7 @@ WORD_BYTES = 300
 """Memory that a word takes beside its vector, roughly."""
 
 _HEADER = re.compile(rb"\s*([+-]?\d{1,18})\s+([+-]?\d{1,18})\s*")
+_TELLING = 4  # so many floats whose bytes all happen to be digits are never met
 
 
 def survey(path: Path, format: Format, limit: int | None) -> tuple[Format, int, int]:
@@ -121,7 +122,8 @@ def _survey_binary(path: Path, format: Format, start: int, count: int, dim: int,
             space = content.find(b" ", start)
             word = content[start:space].lstrip(b"\n") if 0 <= space < start + LINE_BYTES else b""
             start = space + 1 + 4 * dim
-            if not word or b"\n" in word or start > size:
+            texts = row == 0 and dim >= _TELLING and not content[space + 1 : start].strip(b"0123456789+-.eE \r\n")
+            if not word or b"\n" in word or start > size or texts:
                 raise ValueError(
                     f"A row of a {format} file must be a word, a space and {dim} numbers of 4 bytes; {path}, row "
                     f"{row + 1} of {count}, is not ({word[:40]!r}). Get the file again, or correct `format`."

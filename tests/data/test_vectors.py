@@ -366,12 +366,17 @@ def test_targets_of_another_shape(tmp_path, refuses):
 
 
 PROBE = """
-import sys, numpy as np, psutil, resource
+import sys
 from latticegnn.data import check_rows, open_vectors
+
+def memory(what):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what))
+
 open_vectors(sys.argv[1])[:9]
-before = psutil.Process().memory_info().rss
+before = memory("VmRSS")
 kept, dropped = check_rows(open_vectors(sys.argv[1]))
-print(len(kept), dropped["duplicate"], (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) // 2**20)
+print(len(kept), dropped["duplicate"], (memory("VmHWM") - before) // 1024)
 """
 
 
