@@ -77,6 +77,7 @@ def _loaded_bytes(path: Path) -> int:
         file = pa.ipc.open_file(source)
         for number in range(file.num_record_batches):
             batch = file.get_batch(number)
+            batch.validate(full=True)  # before anything is asked of it: pyarrow ends the process over a bad offset
             if pa.total_allocated_bytes() > before:
                 size += batch.nbytes
             del batch
@@ -88,7 +89,8 @@ def _opened(path: Path, filed: bool) -> "Dataset":
     from datasets import Dataset
 
     if filed:
-        return Dataset(pa.ipc.open_file(pa.memory_map(str(path))).read_all())
+        # Without a fingerprint datasets would copy and hash the whole table for one.
+        return Dataset(pa.ipc.open_file(pa.memory_map(str(path))).read_all(), fingerprint=f"{path.stat().st_mtime_ns}")
     if path.suffix == ".parquet":
         return Dataset.from_parquet(glob.escape(str(path)))
     return Dataset.from_file(str(path))

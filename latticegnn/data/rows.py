@@ -80,7 +80,7 @@ def reading(name: str | Path, rule: str, remedy: str) -> Iterator[None]:
     except Exception as error:  # the libraries below raise a dozen unrelated classes
         cause = error.__cause__ or error
         said = " ".join(str(cause).split())[:300]
-        raise ValueError(f"{rule}; {name} does not ({type(cause).__name__}: {said}). {remedy}.") from error
+        raise ValueError(f"{rule}; {name} fails that ({type(cause).__name__}: {said}). {remedy}.") from error
 
 
 def check_matrix(name: str, shape: Sequence[int], dtype: object, floating: bool) -> None:

@@ -198,6 +198,8 @@ def test_a_changed_parquet_file_is_read_anew(tmp_path):
 
 def bad_files(folder: Path) -> dict[str, tuple[str, str, str]]:
     """Write what must be refused; return each file's rule, what was received, and the remedy."""
+    import pyarrow as pa
+
     floats, stack = "must be a floating-point matrix", "Stack one embedding a row"
     expected = {}
     for suffix in (".npy", ".npz", ".safetensors", ".pt"):
@@ -228,7 +230,7 @@ def bad_files(folder: Path) -> dict[str, tuple[str, str, str]]:
     torch.save(torch.ones(3, 3), folder / "old.pt", _use_new_zipfile_serialization=False)
     write_table(table([[1.0], [2.0, 3.0]]), folder / "ragged.parquet")
     write_table(table([[1.0], None]), folder / "null.arrow")
-    write_table(table([[], []], __import__("pyarrow").list_(__import__("pyarrow").float32())), folder / "empty.feather")
+    write_table(table([[], []], pa.list_(pa.float32())), folder / "empty.feather")
     write_table(table([[1, 2]]), folder / "whole.parquet")
     write_table(table(["a"]), folder / "text.arrow")
     lists, ragged = "must be a column of lists of floats", "must be lists of one length"
@@ -380,22 +382,15 @@ print(len(kept), dropped["duplicate"], (memory("VmHWM") - before) // 1024)
 """
 
 
-def most_memory(file: Path) -> tuple[int, int, int]:
-    """Check a file in a process of its own; return rows kept, duplicates, and MiB that checking took at most."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", PROBE, file], env=environment, capture_output=True, text=True, check=True
-    )
-    kept, duplicates, megabytes = map(int, ended.stdout.split())
-    return kept, duplicates, megabytes
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.npy", "a.safetensors", "a.pt"])
 def test_a_file_is_checked_in_a_fraction_of_its_size(tmp_path, name):
     values = matrix(400_000, 384)  # 586 MiB
     values[-100:] = values[:100]
     write(tmp_path / name, values)
-    kept, duplicates, megabytes = most_memory(tmp_path / name)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", PROBE, tmp_path / name]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    kept, duplicates, megabytes = map(int, ended.stdout.split())
     assert (kept, duplicates) == (399_900, 100)
     assert megabytes < 60
