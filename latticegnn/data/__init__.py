@@ -1,10 +1,11 @@
 """Texts, teachers and their embeddings: everything between a corpus and a batch `[B, D]`.
 
-Knows no lattice. Importing it is light: transformers and torchdata are imported by the calls that need them.
+Knows no lattice. Importing it is light: transformers, torchdata, gensim and datasets are imported by the calls that
+need them.
 
 Raw material: `sentences`, `questions_and_answers`, `text_file`, `text_corpus` → `Corpus`; `read_texts` gives a file's
-rows one at a time. Text to vector: `Teacher`, kept by `EmbeddingCache`. Vectors to batches: `EmbeddingData`, in the
-order of `EpochSampler`.
+rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or prepared, by `open_vectors`
+and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the order of `EpochSampler`.
 """
 
 from latticegnn.data.cache import CacheError as CacheError

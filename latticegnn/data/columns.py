@@ -35,7 +35,7 @@ def table_rows(path: Path, key: str | None) -> Rows:
     rule = "Prepared embeddings must be a sound Parquet, Arrow or Feather file"
     with reading(path, rule, "Write it again"):
         filed = _is_filed(path)
-        size = _loaded_bytes(path) if filed else 0
+        size = 0 if path.suffix == ".parquet" else _loaded_bytes(path, filed)
     require_memory(size, path, "Write it without compression, so that it can be mapped")
     with reading(path, rule, "Write it again"), _quiet():
         data = _opened(path, filed)
@@ -59,7 +59,8 @@ def table_rows(path: Path, key: str | None) -> Rows:
             "empty or ragged ones, or none at all. Drop such rows."
         )
     one = data.with_format("arrow", columns=[key])
-    return Rows(name, (len(column), width), str(column.type.value_type), partial(_take, one, key, width))
+    dtype = str(np.dtype(column.type.value_type.to_pandas_dtype()))
+    return Rows(name, (len(column), width), dtype, partial(_take, one, key, width))
 
 
 def _is_filed(path: Path) -> bool:
@@ -68,15 +69,14 @@ def _is_filed(path: Path) -> bool:
         return path.suffix != ".parquet" and stream.read(6) == b"ARROW1"
 
 
-def _loaded_bytes(path: Path) -> int:
-    """Return the memory that a file of batches takes; a batch that can be mapped takes none."""
+def _loaded_bytes(path: Path, filed: bool) -> int:
+    """Check a file's batches; return the memory that they take, where one that can be mapped takes none."""
     import pyarrow as pa
 
     before, size = pa.total_allocated_bytes(), 0
     with pa.memory_map(str(path)) as source:
-        file = pa.ipc.open_file(source)
-        for number in range(file.num_record_batches):
-            batch = file.get_batch(number)
+        file = pa.ipc.open_file(source) if filed else pa.ipc.open_stream(source)
+        for batch in map(file.get_batch, range(file.num_record_batches)) if filed else file:
             batch.validate(full=True)  # before anything is asked of it: pyarrow ends the process over a bad offset
             if pa.total_allocated_bytes() > before:
                 size += batch.nbytes

@@ -99,7 +99,7 @@ def sound_rows(inputs: np.ndarray, targets: np.ndarray, seen: set[bytes], droppe
         inputs [n, D], targets [n, D].
     """
     faults = _faults(inputs, targets)
-    dropped.update(REASONS[fault] for fault in faults if fault >= 0)
+    dropped.update(REASONS[fault] for fault in faults[faults >= 0])
     sound = []
     for row in np.flatnonzero(faults < 0).tolist():
         digest = _digest(inputs[row])
