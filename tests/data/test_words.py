@@ -106,7 +106,7 @@ def test_the_first_rows_alone(put, name):
 
 
 def test_a_text_is_the_mean_of_its_words(vectors):
-    embeddings = vectors.encode(["the cat", " (cat),\n“Cat”?!".replace("C", "c"), "U.S. 'naïve' don't", "3.14 -- 猫。"])
+    embeddings = vectors.encode(["the cat", " (cat),\n“cat”?!", "U.S. 'naïve' don't", "3.14 -- 猫。"])
     expected = [
         VECTORS[[0, 1]].astype(np.float64).mean(axis=0),
         VECTORS[1],
