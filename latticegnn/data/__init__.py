@@ -6,6 +6,7 @@ need them.
 Raw material: `sentences`, `questions_and_answers`, `text_file`, `text_corpus` → `Corpus`; `read_texts` gives a file's
 rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or prepared, by `open_vectors`
 and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the order of `EpochSampler`.
+Text to token ids and back: `Tokenizer`.
 """
 
 from latticegnn.data.cache import CacheError as CacheError
@@ -27,6 +28,7 @@ from latticegnn.data.split import EmbeddingSplit as EmbeddingSplit
 from latticegnn.data.teacher import Teacher as Teacher
 from latticegnn.data.texts import read_texts as read_texts
 from latticegnn.data.texts import text_corpus as text_corpus
+from latticegnn.data.tokenizers import Tokenizer as Tokenizer
 from latticegnn.data.vectors import check_rows as check_rows
 from latticegnn.data.vectors import load_vectors as load_vectors
 from latticegnn.data.vectors import open_vectors as open_vectors

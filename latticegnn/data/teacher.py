@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from latticegnn.data.declared import declared
 from latticegnn.data.pooling import Pooling, pool
 from latticegnn.data.presets import PRESETS, preset
-from latticegnn.data.sources import MODEL_FILES, find, sha256_of
+from latticegnn.data.sources import MODEL_FILES, find, loading, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -266,32 +266,8 @@ class Teacher:
         model.requires_grad_(False)
         return model.to(self.device).eval()
 
-    @contextlib.contextmanager
-    def _loading(self, part: str) -> Iterator[None]:
-        """Keep transformers quiet, and turn what it raises into one error that names the teacher."""
-        from transformers.utils import logging as noise
-
-        verbosity, bar = noise.get_verbosity(), noise.is_progress_bar_enabled()
-        noise.set_verbosity_error()
-        noise.disable_progress_bar()
-        try:
-            yield
-        except Exception as error:  # the libraries below raise half a dozen unrelated classes for a damaged file
-            if "trust_remote_code" in str(error) and not self.trust_remote_code:
-                raise ValueError(
-                    f"A model's own code runs only where it is trusted; the {part} of {self.source!r} in "
-                    f"{self._directory} needs such code. Read its Python files, then set trust_remote_code=True, or "
-                    "choose another teacher."
-                ) from None
-            raise ValueError(
-                f"A teacher's directory must be loadable by transformers; the {part} of {self.source!r} in "
-                f"{self._directory} is not ({type(error).__name__}: {str(error).strip()[:300]}). "
-                "Save the model and its tokenizer again with save_pretrained, or fetch them again."
-            ) from error
-        finally:
-            noise.set_verbosity(verbosity)
-            if bar:
-                noise.enable_progress_bar()
+    def _loading(self, part: str) -> contextlib.AbstractContextManager[None]:
+        return loading("teacher", part, self.source, self._directory)
 
 
 def _first(*values: Any) -> Any:

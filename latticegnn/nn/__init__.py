@@ -18,3 +18,4 @@ from latticegnn.nn.experts import GatedExpert as GatedExpert
 from latticegnn.nn.experts import MeanFieldExpert as MeanFieldExpert
 from latticegnn.nn.experts import MLPExpert as MLPExpert
 from latticegnn.nn.fused import FusedStep as FusedStep
+from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper

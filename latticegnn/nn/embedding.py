@@ -81,10 +81,9 @@ class EmbeddingToLatticeMapper(nn.Module):
 
     def __init__(self, position: Tensor, channels: int) -> None:
         super().__init__()
-        self.register_buffer("features", _fourier(position), persistent=False)
+        self.register_buffer("features", fourier(position), persistent=False)
         self.lift = nn.Parameter(_near_first(channels))
-        self.position = nn.Linear(self.features.shape[1], channels, bias=False)
-        nn.init.zeros_(self.position.weight)
+        self.position = positional(self.features, channels)
 
     def forward(self, code: Tensor) -> Tensor:
         """Lay a code on the ports."""
@@ -172,9 +171,17 @@ def _near_first(channels: int) -> Tensor:
     return vector
 
 
-def _fourier(position: Tensor) -> Tensor:
+def fourier(position: Tensor) -> Tensor:
+    """Give the sines and cosines γ(r) of positions in [-1, 1]: [P, 3] -> [P, 12]."""
     angles = torch.cat([position * (math.pi / 2 * 2**k) for k in range(FREQUENCIES)], dim=1)
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def positional(features: Tensor, channels: int) -> nn.Linear:
+    """Make the map P of the positional term P γ(r), from the width of `features` to F channels, at zero."""
+    term = nn.Linear(features.shape[1], channels, bias=False)
+    nn.init.zeros_(term.weight)
+    return term
 
 
 def _principal(sample: Tensor) -> tuple[Tensor, Tensor, Tensor]:

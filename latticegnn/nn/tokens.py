@@ -1,0 +1,69 @@
+"""Token ids as lattice input: a text's k-th token is laid on the k-th input port."""
+
+import torch
+from torch import Tensor, nn
+
+from latticegnn.nn.embedding import fourier, positional
+
+
+class TokenToLatticeMapper(nn.Module):
+    r"""From token ids to the states of the input ports: :math:`s_k = E_{id_k} + P\, \gamma(r_k)`.
+
+    E is a table of one state a token; P γ(r) is the positional term of `EmbeddingToLatticeMapper` (Vaswani et al.,
+    2017; Tancik et al., 2020), P starts at zero. Padding, and ports beyond a text's length, are zero: a text gives the
+    same states however far it was padded.
+
+    Args:
+        vocab_size: V, number of token ids, ≥ 1.
+        position: Positions of the input ports in [-1, 1], in the ports' order [P, 3].
+        channels: F.
+        pad_id: The id of padding, 0 … V - 1.
+
+    Shapes:
+        - input: ids [B, L], an integer type, L ≤ P
+        - output: states [B, P, F]
+
+    Raises:
+        ValueError: When `pad_id` is outside the vocabulary; from `forward`, when ids are no integer matrix, lie outside
+            the vocabulary, or are more than the ports.
+    """
+
+    features: Tensor
+
+    def __init__(self, vocab_size: int, position: Tensor, channels: int, pad_id: int) -> None:
+        super().__init__()
+        if not 0 <= pad_id < vocab_size:
+            raise ValueError(
+                f"`pad_id` must be a token id, 0 … vocab_size - 1; received {pad_id} with vocab_size {vocab_size}. "
+                "Take both from the same tokenizer."
+            )
+        self.pad_id = pad_id
+        self.register_buffer("features", fourier(position), persistent=False)
+        self.table = nn.Embedding(vocab_size, channels)
+        self.position = positional(self.features, channels)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Lay token ids on the ports."""
+        ports = len(self.features)
+        if ids.dim() != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise ValueError(
+                f"Token ids must be integers of shape [B, L]; received shape {list(ids.shape)} of type {ids.dtype}. "
+                "Give the ids of Tokenizer.encode."
+            )
+        length = ids.shape[1]
+        if length > ports:
+            raise ValueError(
+                f"Each token needs an input port of its own; received {length} tokens a text and {ports} ports. "
+                f"Encode with length={ports}, or give the lattice more input ports."
+            )
+        ids = ids.long()
+        wrong = (ids < 0) | (ids >= self.table.num_embeddings)
+        if wrong.any():
+            row, place = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"Token ids must lie in 0 … {self.table.num_embeddings - 1}; text {row} has {int(ids[row, place])} at "
+                f"token {place}. Encode with the tokenizer that vocab_size was taken from."
+            )
+        states = self.table(ids) + self.position(self.features[:length])
+        states = states.masked_fill((ids == self.pad_id).unsqueeze(-1), 0)
+        return nn.functional.pad(states, (0, 0, 0, ports - length))
