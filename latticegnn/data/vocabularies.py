@@ -41,7 +41,7 @@ def train(texts: Sequence[str], kind: Kind, vocab_size: int) -> "tokenizers.Toke
         + {
             "wordpiece": len(characters) + len(inner),
             "bpe": len(BYTES),
-            "unigram": len(BYTES) + len(characters),
+            "unigram": len(BYTES) + len(characters) + 1,  # given no room beyond the characters, the trainer overruns
             "whitespace": 1,
         }[kind]
     )
@@ -144,8 +144,8 @@ def _train_unigram(
     )
     tokenizer.train_from_iterator(texts, trainer)
     pieces = dict(json.loads(tokenizer.to_str())["model"]["vocab"][len(names) :])
-    # The trainer sums in the order of a hash map, which moves a score by some 1e-11, and tells rare characters apart by
-    # steps of 1e-4 above the lowest score in that order too. Rounded, and with one score for those, a run is repeatable.
+    # The trainer sums in the order of a hash map, which moves a score by some 1e-11, and in that order too it sets rare
+    # characters apart by steps of 1e-4 above the lowest score. Rounded, and with one score for those, all runs agree.
     lowest = min(pieces.values())
     rare = lowest + 1e-4 * sum(len(piece) == 1 for piece in pieces)
     scores = {p: round(lowest if len(p) == 1 and score <= rare else score, 3) for p, score in pieces.items()}
