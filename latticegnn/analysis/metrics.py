@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-BLOCK = 1024
+BLOCK = 256
 """Rows whose cosines with all others are held at once."""
 
 DECIMALS = 9
@@ -235,18 +236,19 @@ def _fvu_rows(prediction: Tensor, target: Tensor, mean: Tensor) -> Tensor:
     return torch.stack([residual, variance], dim=1)
 
 
-def _cosines(rows: Tensor, others: Tensor) -> list[Tensor]:
-    """Cosines [≤ BLOCK, n] of each block of rows with all others."""
+def _cosines(rows: Tensor, others: Tensor) -> Iterator[Tensor]:
+    """Cosines [≤ BLOCK, n] of each block of rows with all others, one block at a time."""
     others = functional.normalize(others).T
-    return [(block @ others).round(decimals=DECIMALS) for block in functional.normalize(rows).split(BLOCK)]
+    for block in functional.normalize(rows).split(BLOCK):
+        yield (block @ others).round(decimals=DECIMALS)
 
 
-def _other_cosines(rows: Tensor) -> list[Tensor]:
-    blocks, start = _cosines(rows, rows), 0
-    for block in blocks:
+def _other_cosines(rows: Tensor) -> Iterator[Tensor]:
+    start = 0
+    for block in _cosines(rows, rows):
         block.diagonal(start)[: len(block)] = -torch.inf  # a row is not its own neighbour
         start += len(block)
-    return blocks
+        yield block
 
 
 def _neighbour_rows(prediction: Tensor, target: Tensor, k: int) -> Tensor:

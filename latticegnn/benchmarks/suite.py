@@ -17,7 +17,7 @@ import torch
 from latticegnn.benchmarks.results import Claim, Result, Row, Table
 from latticegnn.lattice.spec import did_you_mean
 
-NAMES = ("aggregation", "step", "peer", "scaling", "trainer")
+NAMES = ("aggregation", "step", "peer", "scaling", "trainer", "data")
 QUICK = ("aggregation", "step", "scaling", "trainer")  # a peer's compilation alone takes half a minute
 
 

@@ -18,6 +18,10 @@ SPLIT_SHARES = {"train": 0.75, "validation": 0.125, "test": 0.125}
 LARGEST_HELD_OUT = 0.1
 """Share of the rows a held-out split aims at that one document may bring to it, unless the middle one brings more."""
 
+MOST_HELD_OUT = 5_000
+"""Rows without documents that a held-out split takes at most: enough for any figure, and neighbours among them are
+looked for in pairs."""
+
 LIMIT_SHARES = {"train": 0.70, "validation": 0.10, "test": 0.20}
 """Share of the rows that each split of a limited corpus aims at: a small sample needs a larger test split."""
 
@@ -110,7 +114,8 @@ def cut(rows: int, limit: int | None, seed: int) -> dict[str, np.ndarray]:
     """
     if rows < 3:
         raise ValueError(f"Three splits need at least 3 rows that are sound and distinct; received {rows}. Add rows.")
-    sizes = {split: max(1, int(rows * SPLIT_SHARES[split])) for split in ("validation", "test")}
+    held_out = {split: int(rows * SPLIT_SHARES[split]) for split in ("validation", "test")}
+    sizes = {split: max(1, min(MOST_HELD_OUT, size)) for split, size in held_out.items()}
     sizes = {"train": rows - sum(sizes.values()), **sizes}
     quotas = _quotas(sizes, limit)
     order = np.random.default_rng(seed).permutation(rows)
