@@ -6,11 +6,16 @@ and number, which `--only FORMAT:NUMBER` repeats; the exit status is then 1. Ano
 """
 
 import argparse
+import csv
+import gzip
+import io
+import json
 import logging
 import os
 import random
 import re
 import resource
+import shutil
 import sys
 import tempfile
 import warnings
@@ -72,6 +77,61 @@ def encoder(file: Path) -> None:
     WordVectors(file, unknown="skip").encode(["wörd1 wörd2"])
 
 
+def texts(file: Path) -> None:
+    """Write a few rows in the format that the name says."""
+    pairs = [(f"Wörd {number}, said «she»", f'an "answer"\n{number}') for number in range(8)]
+    if "fields" in file.name and ".csv" in file.name:
+        stream = io.StringIO()
+        csv.writer(stream).writerows([("q", "a"), *pairs])
+        content = stream.getvalue()
+    elif "fields" in file.name:
+        content = "\n".join(json.dumps({"q": q, "a": {"text": a}}) for q, a in pairs)
+    elif "turns" in file.name:
+        talk = [{"role": "ab"[k % 2], "text": q} for k, (q, _) in enumerate(pairs)]
+        content = "\n".join(json.dumps({"turns": talk[k:]}) for k in range(4))
+    else:
+        content = "\n".join(f"Ann: {q}" + "\n" * (k % 3 == 2) for k, (q, _) in enumerate(pairs))
+    encoded = content.encode()
+    file.write_bytes(gzip.compress(encoded) if file.suffix == ".gz" else encoded)
+
+
+def reader(file: Path) -> None:
+    """Read all rows of a file of texts."""
+    from latticegnn.data import read_texts
+
+    if "fields" in file.name:
+        list(read_texts(file, input="q", target="a" if ".csv" in file.name else "a.text"))
+    elif "turns" in file.name:
+        list(read_texts(file, turns="turns"))
+    else:
+        talk = "talk" in file.name
+        list(read_texts(file, "dialogue" if talk else "text", speakers=talk))
+
+
+def vocabulary(file: Path) -> None:
+    from latticegnn.data import Tokenizer
+
+    with tempfile.TemporaryDirectory() as folder:
+        Tokenizer.train(["the cat sits", "a dog sings", "wörds"], "bpe", 300).save(folder)
+        shutil.copy(Path(folder) / "tokenizer.json", file)
+        shutil.copy(Path(folder) / "tokenizer_config.json", file.parent)
+
+
+def tokenizer(file: Path) -> None:
+    """Load a tokenizer from a folder that holds a file, and use it."""
+    from latticegnn.data import Tokenizer
+
+    folder = file.with_name(f"{file.name}.folder")
+    folder.mkdir(exist_ok=True)
+    shutil.copy(file, folder / "tokenizer.json")
+    shutil.copy(file.parent / "tokenizer_config.json", folder)
+    try:
+        loaded = Tokenizer.load(folder)
+        loaded.decode(loaded.encode(["the cat <pad> wörds"], 16)[0])
+    finally:
+        shutil.rmtree(folder)
+
+
 #: Name of a file → what writes a sound one, what reads it.
 LOADERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "x.npy": (lambda file: np.save(file, MATRIX), rows),
@@ -85,6 +145,14 @@ LOADERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "x.bin": (words, encoder),
     "x.txt": (words, encoder),
     "glove.txt": (words, encoder),
+    "lines.txt": (texts, reader),
+    "lines.txt.gz": (texts, reader),
+    "talk.txt": (texts, reader),
+    "fields.jsonl": (texts, reader),
+    "turns.jsonl": (texts, reader),
+    "fields.csv": (texts, reader),
+    "fields.csv.gz": (texts, reader),
+    "tokenizer.json": (vocabulary, tokenizer),
 }
 
 
