@@ -1,0 +1,40 @@
+"""What the pages of docs say runs, builds, and is what the code holds."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from latticegnn.data import PRESETS
+from latticegnn.training.configuration import RunCLI
+
+ROOT = Path(__file__).parents[1]
+DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
+
+
+def test_the_snippets_on_data_run(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", DATA, flags=re.DOTALL)
+    exec(compile(code, "docs/data.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "What is 0 plus one? → 0 plus one is 1."
+    assert lines[2] == "(200, 12) float32"
+    assert lines[3].startswith("{'train': 150, 'validation': 25, 'test': 25}")
+    assert lines[-2:] == ["(1, 384)", "['one plus two']"]
+
+
+@pytest.mark.parametrize("text", SETTINGS, ids=range(len(SETTINGS)))
+def test_the_settings_on_data_are_settings(text, tmp_path) -> None:
+    (tmp_path / "page.yaml").write_text(text)
+    words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
+    cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
+    given = yaml.safe_load(text)["data"]
+    assert cli.datamodule.content.task == given.get("task", "qa")
+    assert len(cli.datamodule.content.sources) == 1 + len(given.get("more", []))
+
+
+def test_the_presets_are_those_of_the_code() -> None:
+    table = re.findall(r"^\| `preset:(\w+)` \| (\S+) \| (\d+) \| (\w+) \|$", DATA, flags=re.MULTILINE)
+    assert table == [(name, found.hub_id, str(found.dim), found.pooling) for name, found in PRESETS.items()]
