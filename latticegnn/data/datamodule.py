@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from latticegnn.data.mixture import TEXT, VECTORS, Source, Task, TextFields, VectorFields, digest_of, mix
-from latticegnn.data.partition import Corpus, cut
+from latticegnn.data.mixture import TEXT, VECTORS, Source, Task, TextFields, VectorFields, digest_of, embedded, mix
+from latticegnn.data.partition import cut
 from latticegnn.data.rows import require_memory
 from latticegnn.data.sampler import EpochSampler
 from latticegnn.data.sources import sha256_of
@@ -91,6 +91,8 @@ class EmbeddingData:
         """Check the settings; nothing is read before `prepare`."""
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; received {batch_size}. Try 32.")
+        if num_workers < 0:
+            raise ValueError(f"`num_workers` must be at least 0; received {num_workers}. 0 is the default.")
         first = Source(task, None if path is None else Path(path), limit, max_total_samples, weight, text, vectors)
         self.sources = [first, *more]
         self.teacher = teacher
@@ -171,10 +173,13 @@ class EmbeddingData:
         if self._splits:
             return
         dropped: Counter[str] = Counter(nan=0, inf=0, zero=0, duplicate=0)
+        reads = any(source.task != "vectors" for source in self.sources)
+        teacher = self._built_teacher() if reads else None
         taken = [
-            (self._take_vectors if source.task == "vectors" else self._take_texts)(source, dropped)
+            self._take_vectors(source, dropped) if teacher is None or source.task == "vectors"
+            else self._take_texts(source, teacher, dropped)
             for source in self.sources
-        ]
+        ]  # fmt: skip
         self._finish([splits for splits, _ in taken], dropped, [sha256 for _, sha256 in taken])
 
     def survey(self) -> tuple[str, dict[str, int]]:
@@ -264,10 +269,12 @@ class EmbeddingData:
     def _rows(self) -> dict[str, int]:
         return {name: len(split) for name, split in self.splits.items()}
 
-    def _take_texts(self, source: Source, dropped: Counter[str]) -> tuple[dict[str, EmbeddingSplit], str]:
+    def _take_texts(
+        self, source: Source, teacher: "Encoder", dropped: Counter[str]
+    ) -> tuple[dict[str, EmbeddingSplit], str]:
         from latticegnn.data.cache import EmbeddingCache
 
-        corpus, teacher = source.corpus(self.seed), self._built_teacher()
+        corpus = source.corpus(self.seed)
         dropped.update({reason: count for reason, count in corpus.skipped.items() if reason != "duplicate"})
         texts = [text for split in corpus.splits.values() for text in (*split.inputs, *(split.targets or ()))]
         self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
@@ -277,7 +284,7 @@ class EmbeddingData:
         most = None if self.cache_max_gb is None else round(1e9 * self.cache_max_gb)
         vectors = EmbeddingCache(self.cache_dir, most).embed(teacher, texts, self.batch_size, self.progress)
         self._teacher_card = {"name": repr(teacher), "source": teacher.source, "fingerprint": teacher.fingerprint}
-        return _embedded(corpus, vectors, dropped), corpus.sha256
+        return embedded(corpus, vectors, dropped), corpus.sha256
 
     def _take_vectors(self, source: Source, dropped: Counter[str]) -> tuple[dict[str, EmbeddingSplit], str]:
         assert source.path is not None
@@ -299,7 +306,8 @@ class EmbeddingData:
         size = 4 * len(splits["train"]) * inputs.shape[1] / 1e9
         if isinstance(splits["train"].inputs, StackedRows):
             logger.info("%s: %.1f GB of training rows stay on disk and are read batch by batch", inputs.name, size)
-        return splits, sha256_of(source.path)
+        files = dict.fromkeys((source.path, source.vectors.target_path or source.path))
+        return splits, digest_of([sha256_of(file) for file in files])
 
     def _from_arrays(
         self, name: str, inputs: np.ndarray, targets: np.ndarray, limit: int | None, dropped: Counter[str]
@@ -374,21 +382,3 @@ def built_teacher(settings: str | Mapping[str, Any]) -> "Encoder":
             f"The settings of `teacher` must be arguments of {make.__name__}; received {dict(settings)}: {error}. "
             "Correct their names and types."
         ) from error
-
-
-def _embedded(corpus: Corpus, vectors: np.ndarray, dropped: Counter[str]) -> dict[str, EmbeddingSplit]:
-    """Hand the vectors of all texts, in the corpus's order, to the rows of its splits, and drop what is not sound."""
-    seen: set[bytes] = set()
-    splits: dict[str, EmbeddingSplit] = {}
-    start = 0
-    for name, split in corpus.splits.items():
-        n = len(split)
-        inputs, start = vectors[start : start + n], start + n
-        targets = inputs
-        if split.targets is not None:
-            targets, start = vectors[start : start + n], start + n
-        keep = sound_rows(inputs, targets, seen, dropped)
-        texts_in = [split.inputs[i] for i in keep]
-        texts_out = texts_in if split.targets is None else [split.targets[i] for i in keep]
-        splits[name] = gather(inputs, targets, keep, texts_in, texts_out, [split.groups[i] for i in keep])
-    return splits

@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from latticegnn.data.corpus import questions_and_answers, sentences
 from latticegnn.data.partition import Corpus, check_limit
 from latticegnn.data.rows import Rows
-from latticegnn.data.split import EmbeddingSplit, Matrix, StackedRows
+from latticegnn.data.split import EmbeddingSplit, Matrix, StackedRows, gather
 from latticegnn.data.texts import TextFormat, text_corpus
-from latticegnn.data.vectors import open_vectors
+from latticegnn.data.vectors import open_vectors, sound_rows
 
 Task = Literal["qa", "sentences", "file", "vectors"]
 
@@ -148,6 +149,24 @@ def paired(source: Any) -> bool:
     if source.task == "file":
         return bool(source.text.target or source.text.turns) or source.text.format == "dialogue"
     return bool(source.task == "qa")
+
+
+def embedded(corpus: Corpus, vectors: np.ndarray, dropped: Counter[str]) -> dict[str, EmbeddingSplit]:
+    """Hand the vectors of all texts, in the corpus's order, to the rows of its splits, and drop what is not sound."""
+    seen: set[bytes] = set()
+    splits: dict[str, EmbeddingSplit] = {}
+    start = 0
+    for name, split in corpus.splits.items():
+        n = len(split)
+        inputs, start = vectors[start : start + n], start + n
+        targets = inputs
+        if split.targets is not None:
+            targets, start = vectors[start : start + n], start + n
+        keep = sound_rows(inputs, targets, seen, dropped)
+        texts_in = [split.inputs[i] for i in keep]
+        texts_out = texts_in if split.targets is None else [split.targets[i] for i in keep]
+        splits[name] = gather(inputs, targets, keep, texts_in, texts_out, [split.groups[i] for i in keep])
+    return splits
 
 
 def mix(
