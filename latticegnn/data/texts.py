@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from latticegnn.data import records
 from latticegnn.data.lines import check_encoding, lines_of
@@ -132,18 +132,7 @@ def read_texts(
 
 
 def text_corpus(
-    path: str | Path,
-    format: TextFormat = "auto",
-    *,
-    input: str | None = None,
-    target: str | None = None,
-    group: str | None = None,
-    turns: str | None = None,
-    speakers: bool = False,
-    max_total_samples: int | None = None,
-    encoding: str = "utf-8",
-    limit: int | None = None,
-    seed: int = 0,
+    path: str | Path, format: TextFormat = "auto", *, limit: int | None = None, seed: int = 0, **options: Any
 ) -> Corpus:
     """Read a file of texts whole, as `read_texts` does, and cut it into three splits between its documents.
 
@@ -157,15 +146,9 @@ def text_corpus(
     Args:
         path: As for `read_texts`.
         format: As for `read_texts`.
-        input: As for `read_texts`.
-        target: As for `read_texts`.
-        group: As for `read_texts`.
-        turns: As for `read_texts`.
-        speakers: As for `read_texts`.
-        max_total_samples: As for `read_texts`; duplicates are among them.
-        encoding: As for `read_texts`.
         limit: Greatest number of rows in all splits together, at least 3; None for all.
         seed: Decides the splits and the sample.
+        options: Keyword arguments of `read_texts`; duplicates are among its `max_total_samples`.
 
     Returns:
         The corpus `"file"`, with a count of the texts that were skipped.
@@ -176,24 +159,14 @@ def text_corpus(
             when `limit` is below 3.
     """
     check_limit(limit)
-    found = read_texts(
-        path,
-        format,
-        input=input,
-        target=target,
-        group=group,
-        turns=turns,
-        speakers=speakers,
-        max_total_samples=max_total_samples,
-        encoding=encoding,
-    )
+    found = read_texts(path, format, **options)
     rows = list(found)
     if not rows:
         raise ValueError(
             f"A text corpus must hold text; {path} is empty, or all of it was skipped ({dict(found.skipped)}). "
             "Write one text per line into it, or one object, row or dialogue, as its format has it."
         )
-    corpus = partition("file", rows, limit, seed, linked=turns is not None or format == "dialogue")
+    corpus = partition("file", rows, limit, seed, linked=options.get("turns") is not None or format == "dialogue")
     return replace(corpus, skipped=corpus.skipped + found.skipped)
 
 
