@@ -15,6 +15,10 @@ from torch import Tensor
 Index = slice | Sequence[int] | np.ndarray
 
 
+TOGETHER = 64
+"""Scattered rows that are read through one map: around each the system makes up to some megabytes resident."""
+
+
 class Rows:
     """A matrix [n, D] in a file: `rows[index]` reads those rows and returns them as float32.
 
@@ -54,7 +58,10 @@ class Rows:
         if count == 0:
             return np.empty((0, self.shape[1]), dtype=np.float32)
         with reading(self.name, "Embeddings must stay readable while in use", "Restore the file"):
-            return self._take(chosen)
+            if isinstance(chosen, slice):
+                return self._take(chosen)
+            parts = [self._take(chosen[start : start + TOGETHER]) for start in range(0, count, TOGETHER)]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _normal(self, index: Index) -> slice | np.ndarray:
         n = len(self)
