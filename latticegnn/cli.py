@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -136,6 +137,7 @@ def experiment(arguments: list[str]) -> int:
     from jsonargparse.typing import PositiveInt
 
     from latticegnn.report.tables import format_differences, format_trials, format_variants
+    from latticegnn.training.callbacks import Stopped
     from latticegnn.training.experiment import load_experiment, run_experiment
     from latticegnn.training.search import run_search
 
@@ -144,19 +146,22 @@ def experiment(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that are trained at a time.")
     settings = _parse(parser, arguments)
     described = load_experiment(settings.config)
-    if described.search is not None:
-        if settings.workers > 1:
-            raise ValueError(
-                "a search trains one trial after the other, as each learns from those before; got workers "
-                f"{settings.workers}; leave it out."
-            )
-        folder = described.run_dir / settings.config.stem
-        print(format_trials(run_search(described.search, described.base, described.settings, folder)))
-        print(folder)
-        return 0
-    folder, rows = run_experiment(settings.config, settings.workers)
-    print(format_variants(rows))
-    print(format_differences(rows))
+    if described.search is not None and settings.workers > 1:
+        raise ValueError(
+            "a search trains one trial after the other, as each learns from those before; got workers "
+            f"{settings.workers}; leave it out."
+        )
+    try:
+        if described.search is not None:
+            folder = described.run_dir / settings.config.stem
+            print(format_trials(run_search(described.search, described.base, described.settings, folder)))
+        else:
+            folder, rows = run_experiment(settings.config, settings.workers)
+            print(format_variants(rows))
+            print(format_differences(rows))
+    except Stopped as stopped:
+        print(f"latticegnn: {stopped}; call the same command again to go on.", file=sys.stderr)
+        return 128 + stopped.number
     print(folder)
     return 0
 
@@ -217,6 +222,8 @@ def cache(arguments: list[str]) -> int:
     parser.add_argument("--max_gb", type=NonNegativeFloat | None, default=None, help="Gigabytes that prune leaves.")
     settings = _parse(parser, arguments)
     store = EmbeddingCache(settings.root)
+    if settings.max_gb is not None and not math.isfinite(settings.max_gb):
+        raise ValueError(f"--max_gb must be finite; got {settings.max_gb}; leave the cache as it is instead.")
     if (settings.action == "prune") != (settings.max_gb is not None):
         raise ValueError(
             f"prune needs --max_gb, and nothing else takes it; got {settings.action} with --max_gb {settings.max_gb}; "

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,11 @@ SHARD_ROWS = 512
 
 ABANDONED = 3600.0
 """Seconds after which a temporary file belongs to no living writer: a shard is written in less than one."""
+
+
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+_SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class CacheError(ValueError):
@@ -145,7 +151,7 @@ class EmbeddingCache:
             CacheError: When a shard's keys cannot be read.
         """
         found: list[StoredTeacher] = []
-        for folder in sorted(folder for folder in self.root.glob("*") if folder.is_dir()):
+        for folder in self._folders():
             texts = size = dim = 0
             used, source = 0.0, ""
             for file in _shards(folder):
@@ -162,7 +168,7 @@ class EmbeddingCache:
     def verify(self) -> list[Path]:
         """Read every shard and return those that are damaged or lie in another teacher's folder."""
         damaged = []
-        for file in _shards(self.root, "*/"):
+        for file in (file for folder in self._folders() for file in _shards(folder)):
             try:
                 _checked(file, file.parent.name)
             except CacheError:
@@ -186,15 +192,16 @@ class EmbeddingCache:
         """
         deleted, now = 0, time.time()
         shards = []
-        for file in (*_shards(self.root, "*/"), *self.root.glob("*/.*.tmp")):
-            with contextlib.suppress(FileNotFoundError):
-                status = file.stat()
-                if file.suffix == ".tmp":
-                    if now - status.st_mtime > ABANDONED:
-                        file.unlink()
-                        deleted += status.st_size
-                else:
-                    shards.append((status.st_mtime, file, status.st_size))
+        for folder in self._folders():
+            for file in (*_shards(folder), *_files(folder, _TEMPORARY)):
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.stat()
+                    if file.suffix == ".tmp":
+                        if now - status.st_mtime > ABANDONED:
+                            file.unlink()
+                            deleted += status.st_size
+                    else:
+                        shards.append((status.st_mtime, file, status.st_size))
         total = sum(size for _, _, size in shards)
         for _, file, size in sorted(shards):
             if total <= max_bytes:
@@ -204,10 +211,20 @@ class EmbeddingCache:
                     file.unlink()
                     deleted += size
                 total -= size
-        for folder in self.root.glob("*/"):
-            with contextlib.suppress(OSError):  # not empty, or gone
-                folder.rmdir()
         return deleted
+
+    def require_writable(self) -> None:
+        """Raise CacheError where the cache's folder can be neither written nor made."""
+        found = next(folder for folder in (self.root.absolute(), *self.root.absolute().parents) if folder.exists())
+        if not (found.is_dir() and os.access(found, os.W_OK)):
+            raise CacheError(
+                f"The embedding cache must be a folder that can be written; received {self.root}, and {found} cannot. "
+                "Set LATTICEGNN_CACHE (`cache_dir`) to another folder."
+            )
+
+    def _folders(self) -> list[Path]:
+        """Find the teachers' folders; what else lies in the root is not the cache's."""
+        return [folder for folder in _files(self.root, _FINGERPRINT) if folder.is_dir()]
 
     def _fill(
         self, folder: Path, fingerprint: str, place: dict[bytes, int], vectors: np.ndarray
@@ -257,8 +274,12 @@ def _key(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-def _shards(folder: Path, below: str = "") -> list[Path]:
-    return sorted(folder.glob(f"{below}*.safetensors"))
+def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    return sorted(file for file in folder.glob("*") if name.fullmatch(file.name))
+
+
+def _shards(folder: Path) -> list[Path]:
+    return _files(folder, _SHARD)
 
 
 def _write_through(file: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from latticegnn.data.mixture import TEXT, VECTORS, Source, Task, TextFields, VectorFields, digest_of, embedded, mix
+from latticegnn.data.build import build_teacher, check_settings
+from latticegnn.data.mixture import (
+    TEXT,
+    VECTORS,
+    Source,
+    Survey,
+    Task,
+    TextFields,
+    VectorFields,
+    digest_of,
+    embedded,
+    mix,
+)
 from latticegnn.data.partition import cut
 from latticegnn.data.rows import require_memory
 from latticegnn.data.sampler import EpochSampler
@@ -93,8 +106,21 @@ class EmbeddingData:
             raise ValueError(f"`batch_size` must be at least 1; received {batch_size}. Try 32.")
         if num_workers < 0:
             raise ValueError(f"`num_workers` must be at least 0; received {num_workers}. 0 is the default.")
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"`seed` must be a whole number from 0 to 2³² − 1; received {seed}. 0 is the default.")
+        if cache_max_gb is not None and not 0 <= cache_max_gb < math.inf:
+            raise ValueError(f"`cache_max_gb` must be at least 0 and finite; received {cache_max_gb}. None sets none.")
+        if teacher is None:
+            raise ValueError("`teacher` must be a source, settings or an encoder; received None. Leave it out.")
+        if isinstance(teacher, Mapping):
+            check_settings(teacher)
         first = Source(task, None if path is None else Path(path), limit, max_total_samples, weight, text, vectors)
         self.sources = [first, *more]
+        if not any(source.weight for source in self.sources):
+            raise ValueError(
+                f"One source at least must be trained on; received the weights {[s.weight for s in self.sources]}. "
+                "Raise one above 0."
+            )
         self.teacher = teacher
         self.batch_size = batch_size
         self.seed = seed
@@ -182,29 +208,36 @@ class EmbeddingData:
         ]  # fmt: skip
         self._finish([splits for splits, _ in taken], dropped, [sha256 for _, sha256 in taken])
 
-    def survey(self) -> tuple[str, dict[str, int]]:
-        """Read the sources, load the teacher and check that they fit, without embedding.
+    def survey(self) -> Survey:
+        """Read the sources, load the teacher and check that all fit; of the texts only one is embedded.
 
-        Returns:
-            What was found, in words, and the rows that each split keeps, before repeated and unsound embeddings are
-            dropped.
+        Raises:
+            ValueError: As `prepare`.
+            FileNotFoundError: As `prepare`.
         """
         if all(source.task == "vectors" for source in self.sources):
             self.prepare()
-            return ", ".join(str(source.path) for source in self.sources), self._rows()
-        found, rows = [], Counter[str]()
+            return Survey(", ".join(str(source.path) for source in self.sources), self._rows(), self._parts)
+        from latticegnn.data.cache import EmbeddingCache
+
+        EmbeddingCache(self.cache_dir).require_writable()
         teacher = self._built_teacher()
         self._check_dim(teacher.dim, f"teacher {teacher.source!r}")
+        found, rows, parts = [], Counter[str](), []
         for source in self.sources:
             if source.task == "vectors":
                 splits, _ = self._take_vectors(source, Counter())
-                rows.update({name: len(split) for name, split in splits.items()})
+                sizes = {name: len(split) for name, split in splits.items()}
                 found.append(str(source.path))
             else:
                 corpus = source.corpus(self.seed)
-                rows.update({name: len(split) for name, split in corpus.splits.items()})
+                sizes = {name: len(split) for name, split in corpus.splits.items()}
+                teacher.encode(corpus.splits["train"].inputs[:1])
                 found.append(f"corpus {corpus.name}")
-        return f"{', '.join(found)}, teacher {teacher.source} of {teacher.dim} dimensions", dict(rows)
+            rows.update(sizes)
+            parts.append((sizes["train"], source.weight))
+        text = f"{', '.join(found)}, teacher {teacher.source} of {teacher.dim} dimensions"
+        return Survey(text, dict(rows), parts)
 
     def dataloader(
         self,
@@ -338,7 +371,7 @@ class EmbeddingData:
                     f"All sources of a mixture must have one dimension; received {sorted(dims)}. Embed them by the "
                     "same teacher."
                 )
-            splits, counts = mix(parts, dropped)
+            splits, counts = mix(parts, [source.weight for source in self.sources], dropped)
         else:
             counts = [len(split) for split in trained]
         self.dropped = dict(dropped)
@@ -355,9 +388,7 @@ class EmbeddingData:
             logger.warning("dropped rows by reason: %s", {reason: n for reason, n in self.dropped.items() if n})
 
     def _built_teacher(self) -> "Encoder":
-        if not isinstance(self.teacher, str | Mapping):
-            return self.teacher
-        return built_teacher(self.teacher)
+        return build_teacher(self.teacher) if isinstance(self.teacher, str | Mapping) else self.teacher
 
     def _check_dim(self, dim: int, source: str) -> None:
         if self.expected_dim is not None and dim != self.expected_dim:
@@ -365,20 +396,3 @@ class EmbeddingData:
                 f"The embeddings' dimension must be the model's: {self.expected_dim} expected; {source} gives {dim}. "
                 f"Set embedding_dim to {dim}, or choose another teacher."
             )
-
-
-def built_teacher(settings: str | Mapping[str, Any]) -> "Encoder":
-    """Build a `Teacher` from its source or its settings, or `WordVectors` from settings with a `path`."""
-    from latticegnn.data.teacher import Teacher
-    from latticegnn.data.words import WordVectors
-
-    if isinstance(settings, str):
-        return Teacher(settings)
-    make = WordVectors if "path" in settings else Teacher
-    try:
-        return make(**settings)
-    except TypeError as error:
-        raise ValueError(
-            f"The settings of `teacher` must be arguments of {make.__name__}; received {dict(settings)}: {error}. "
-            "Correct their names and types."
-        ) from error

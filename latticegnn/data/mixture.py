@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from latticegnn.data.corpus import questions_and_answers, sentences
-from latticegnn.data.partition import Corpus, check_limit
+from latticegnn.data.partition import Corpus, check_limit, key
 from latticegnn.data.rows import Rows
 from latticegnn.data.split import EmbeddingSplit, Matrix, StackedRows, gather
 from latticegnn.data.texts import TextFormat, text_corpus
@@ -142,8 +142,31 @@ class Source:
         return inputs, targets
 
 
+class Survey(NamedTuple):
+    """What was found before anything is embedded.
+
+    Args:
+        text: The sources and the teacher, in words.
+        rows: By split, before repeated and unsound embeddings are dropped.
+        parts: Training rows and weight of each source, as `EpochSampler` takes them.
+    """
+
+    text: str
+    rows: dict[str, int]
+    parts: list[tuple[int, float]]
+
+
 def paired(source: Any) -> bool:
-    """Tell whether the rows of a source, or of settings named as a source's, are pairs and not their own targets."""
+    """Tell whether the rows of a source, or of settings named as a source's, are pairs and not their own targets.
+
+    Raises:
+        ValueError: When `text` or `vectors` are no group of settings.
+    """
+    for name in ("text", "vectors"):
+        if not hasattr(getattr(source, name), "__dict__"):
+            raise ValueError(
+                f"`{name}` must be a mapping of settings; received {getattr(source, name)!r}. Leave it out for none."
+            )
     if source.task == "vectors":
         return bool(source.vectors.target_key or source.vectors.target_path)
     if source.task == "file":
@@ -170,15 +193,17 @@ def embedded(corpus: Corpus, vectors: np.ndarray, dropped: Counter[str]) -> dict
 
 
 def mix(
-    parts: Sequence[dict[str, EmbeddingSplit]], dropped: Counter[str]
+    parts: Sequence[dict[str, EmbeddingSplit]], weights: Sequence[float], dropped: Counter[str]
 ) -> tuple[dict[str, EmbeddingSplit], list[int]]:
-    """Put the splits of several sources one after the other, so that no input of one split occurs in a later one.
+    """Put the splits of several sources one after the other, so that nothing of one split occurs in a later one.
 
-    Of equal inputs in two splits that of the test split stays, or else that of the validation split: what is held out
-    in one source is not trained on in another.
+    Of rows in two splits that share a text (up to case, spacing and punctuation) or an embedding, as input or target,
+    that of the test split stays, or else that of the validation split: what is held out in one source is not trained on
+    in another.
 
     Args:
         parts: The splits of each source.
+        weights: Those of the sources; training rows of a source of weight 0 are left out.
         dropped: Counts by reason; those that were dropped here are added as `"duplicate"`.
 
     Returns:
@@ -189,26 +214,35 @@ def mix(
     for name in ("test", "validation", "train"):
         kept: list[tuple[EmbeddingSplit, Tensor]] = []
         here: set[bytes] = set()
-        for part in parts:
+        for part, weight in zip(parts, weights, strict=True):
             split, rows = part[name], []
-            for row, digest in enumerate(_digests(split.inputs)):
-                if digest in held_out:
-                    dropped["duplicate"] += 1
-                else:
+            if name == "train" and weight == 0:
+                kept.append((split, torch.tensor([], dtype=torch.long)))
+                continue
+            for row, marks in enumerate(_marks(split)):
+                if held_out.isdisjoint(marks):
                     rows.append(row)
                     if name != "train":
-                        here.add(digest)
+                        here.update(marks)
+            dropped["duplicate"] += len(split) - len(rows)
             kept.append((split, torch.tensor(rows, dtype=torch.long)))
         held_out |= here
         mixed[name] = _joined(kept)
     return {name: mixed[name] for name in ("train", "validation", "test")}, [len(rows) for _, rows in kept]
 
 
-def _digests(inputs: Matrix) -> Iterator[bytes]:
-    for start in range(0, len(inputs), BLOCK):
-        block = inputs[torch.arange(start, min(start + BLOCK, len(inputs)))]
-        for row in block.numpy():
-            yield hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+def _marks(split: EmbeddingSplit) -> Iterator[list[bytes]]:
+    """Yield what each row must not share with another split: digests of its embeddings, and of its texts' words."""
+    paired = split.targets is not split.inputs
+    for start in range(0, len(split), BLOCK):
+        index = torch.arange(start, min(start + BLOCK, len(split)))
+        blocks = [split.inputs[index].numpy(), *([split.targets[index].numpy()] if paired else [])]
+        for row in range(len(index)):
+            marks = [block[row].tobytes() for block in blocks]
+            if split.input_texts:
+                texts = {split.input_texts[start + row], split.target_texts[start + row]}
+                marks += [key(text).encode("utf-8", "surrogatepass") for text in texts]
+            yield [hashlib.blake2b(mark, digest_size=16).digest() for mark in marks]
 
 
 def _joined(kept: Sequence[tuple[EmbeddingSplit, Tensor]]) -> EmbeddingSplit:

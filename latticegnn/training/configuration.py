@@ -159,7 +159,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what only fails later otherwise, and create the run folder."""
         config = self.config
-        pairs = any(paired(source) for source in (config.data, *(config.data.more or ())))
+        pairs = any(paired(source) for source in (config.data, *config.data.more))
         known = VALIDATION_METRICS if pairs else VALIDATION_METRICS[:-1]
         for key in ("early_stopping", "checkpoint"):
             if config[key].monitor not in known:
@@ -297,7 +297,7 @@ class RunCLI(LightningCLI):
 
 _FREE = (
     "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
-    "data.num_workers", "checkpoint.dirpath",
+    "checkpoint.dirpath",
     "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.devices",
     "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
 )  # fmt: skip

@@ -76,16 +76,16 @@ def examine(arguments: list[str]) -> Iterator[Finding]:
         text = f"{row['min_degree']}–{row['max_degree']} neighbours, {row['edges']} edges"
         yield Finding(f"tier {row['tier']}", True, text + (f" ({row['message']})" if row["message"] else ""))
     yield _light_cone(model)
-    data, rows = _data(cli)
+    data, rows, visits = _data(cli)
     yield data
     batch = max(1, cli.datamodule.content.batch_size // cli.trainer.world_size)
     model.to(device)
     yield (execution := _execution(model, batch))
     if execution.ok:
-        yield (memory := _memory(cli, batch, sum(rows.values())))
+        yield (memory := _memory(cli, batch, rows))
         if memory.ok:
             yield from gradients(model, min(2, batch))
-            yield _training(cli, batch, rows.get("train", 0) if data.ok else 0)
+            yield _training(cli, batch, visits if data.ok else 0)
 
 
 def free_memory(device: torch.device) -> int:
@@ -169,21 +169,22 @@ def _light_cone(model: LatticeModel) -> Finding:
     return Finding("light cone", False, f"{text}; it takes {need}")
 
 
-def _data(cli: RunCLI) -> tuple[Finding, dict[str, int]]:
-    """Find the data; give the rows of each split, too, where they can be read."""
+def _data(cli: RunCLI) -> tuple[Finding, int, int]:
+    """Find the data; give the rows, too, and how many an epoch visits, where they can be read."""
     content = cli.datamodule.content
-    rows: dict[str, int] = {}
+    count = visits = 0
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            source, rows = content.survey()
-        EpochSampler(rows["train"], batch_size=content.batch_size, world=cli.trainer.world_size)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        return Finding("data", False, str(error)), rows
+            source, rows, parts = content.survey()
+        count, world = sum(rows.values()), cli.trainer.world_size
+        visits = EpochSampler(rows["train"], batch_size=content.batch_size, world=world, parts=parts).visits
+    except (ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        return Finding("data", False, str(error)), count, visits
     text = f"{source}: {', '.join(f'{name} {count}' for name, count in rows.items())} rows"
     if rows["test"] < FEWEST_TEST_ROWS:
         text = f"the test split must keep at least {FEWEST_TEST_ROWS} rows; got {text}; raise data.limit or add rows."
-        return Finding("data", False, text), rows
-    return Finding("data", True, text), rows
+        return Finding("data", False, text), count, visits
+    return Finding("data", True, text), count, visits
 
 
 def _execution(model: LatticeModel, batch: int) -> Finding:
@@ -205,7 +206,7 @@ def _memory(cli: RunCLI, batch: int, rows: int) -> Finding:
         return Finding("memory", False, _failed(error))
     shared = cli.trainer.num_devices if device.type == "cpu" else 1  # processes that take of the same memory
     # Vectors from a file are there already.
-    texts = all(source.task != "vectors" for source in content.sources)
+    texts = any(source.task != "vectors" for source in content.sources)
     embeddings = 2 * 4 * model.embedding_dim * rows if texts else 0  # inputs and targets
     need, free = shared * (step.total + (embeddings if device.type == "cpu" else 0)), free_memory(device)
     text = f"about {_size(need)} for the tensors of a training step of {batch} × {model.spec.num_nodes} cells (an "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,7 +13,6 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from latticegnn.lattice.storage import write_atomically
 from latticegnn.training.checkpoints import saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI
 from latticegnn.training.errors import OneLineParser, read_mapping
+from latticegnn.training.fingerprint import fingerprint
 from latticegnn.training.fit import Run
 from latticegnn.training.search import Search
 
@@ -253,19 +252,8 @@ def _arguments(experiment: Experiment, name: str, seed: int, folder: Path) -> li
 
 def _place(experiment: Experiment, folder: Path, name: str, seed: int) -> Path:
     base = yaml.safe_load(experiment.base.read_text(encoding="utf-8"))
-    content = [version("latticegnn"), base, experiment.settings, experiment.variants[name], seed]
-    files = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(_files(content))}
-    digest = hashlib.sha256(json.dumps([content, files], sort_keys=True).encode()).hexdigest()[:10]
-    return folder / f"{name}-seed{seed}-{digest}"
-
-
-def _files(content: Any) -> set[str]:
-    """Find the files that settings name, a layer's ``file.py:Class`` or data, so that a change in one is noticed."""
-    if isinstance(content, str):
-        file = content.rpartition(":")[0] if ".py:" in content else content
-        return {file} if "." in file and Path(file).is_file() else set()
-    values = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    return set().union(*map(_files, values))
+    digest = fingerprint([base, experiment.settings, experiment.variants[name], seed])
+    return folder / f"{name}-seed{seed}-{digest[:10]}"
 
 
 def _row(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:

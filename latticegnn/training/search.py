@@ -14,6 +14,8 @@ import yaml
 
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.training.configuration import RunCLI
+from latticegnn.training.errors import read_mapping
+from latticegnn.training.fingerprint import fingerprint
 from latticegnn.training.fit import Run
 
 logger = logging.getLogger("latticegnn")
@@ -101,6 +103,13 @@ def run_search(search: Search, base: Path, settings: dict[str, Any], folder: Pat
     study = optuna.create_study(
         study_name="search", storage=optuna.storages.JournalStorage(backend), direction="minimize", load_if_exists=True
     )
+    digest = fingerprint([read_mapping(base), settings, search.seed, sorted(search.space)])
+    if study.user_attrs.setdefault("settings", digest) != digest:
+        raise ValueError(
+            f"a search goes on with the settings it began with; those of {folder} are others; rename the experiment's "
+            "file, or delete that folder, to begin anew."
+        )
+    study.set_user_attr("settings", digest)
     state = optuna.trial.TrialState
     for left in study.get_trials(states=(state.RUNNING,)):
         study.tell(left.number, state=state.FAIL)
@@ -157,5 +166,10 @@ def _nested(params: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         part = content
         for name in above:
             part = part.setdefault(name, {})
+            if not isinstance(part, dict):
+                raise ValueError(
+                    f"a key of search.space must lead through mappings; got {key!r}, where {name!r} holds {part!r}; "
+                    "vary another setting."
+                )
         part[last] = value
     return content

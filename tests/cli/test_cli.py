@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from latticegnn import __version__
 from latticegnn.cli import COMMANDS
 from latticegnn.data import EmbeddingCache
+from latticegnn.training import callbacks
 
 ROOT = Path(__file__).resolve().parents[2]
 FIT = ("fit", "--config", "tiny.yaml")
@@ -84,6 +86,22 @@ def test_doctor_names_the_steps_that_are_needed(call) -> None:
     (line,) = (line for line in out if line.startswith("FAIL"))
     for part in ("light cone", "Received steps=3", "7 steps are needed", "Set steps to 7 or more"):
         assert part in line
+
+
+def test_an_experiment_that_is_stopped_says_how_to_go_on(folder, call, monkeypatch) -> None:
+    start = callbacks.SeedEachBatch.on_train_batch_start
+
+    def interrupt(self, trainer, *rest) -> None:
+        if trainer.global_step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        start(self, trainer, *rest)
+
+    monkeypatch.setattr(callbacks.SeedEachBatch, "on_train_batch_start", interrupt)
+    (folder / "mine.yaml").write_text(yaml.safe_dump({"base": "tiny.yaml", "seeds": [0], "variants": {"plain": {}}}))
+    status, _, err = call("experiment", "--config", "mine.yaml")
+    assert status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; saved" in err[-1]
+    assert "call the same command again to go on" in err[-1]
 
 
 def test_the_cache_is_listed_verified_and_pruned(folder, call) -> None:

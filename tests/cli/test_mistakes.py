@@ -102,7 +102,51 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     ),
     "teacher's settings": (
         (*TEXT, "--data.teacher", "{sorce: packaged:minilm}"),
-        ("data.teacher must hold settings of a Teacher", "got 'sorce'", "use these names"),
+        ("`teacher` must hold settings of Teacher", "received 'sorce'", "Use these names"),
+    ),
+    "teacher's source": (
+        (*TEXT, "--data.teacher", "{source: 5}"),
+        ("`teacher.source` must be <class 'str'>", "received 5", "Give it as that"),
+    ),
+    "teacher's length": (
+        (*TEXT, "--data.teacher", "{max_length: 2.5}"),
+        ("`teacher.max_length` must be int", "received 2.5", "Give it as that"),
+    ),
+    "teacher's trust": (
+        (*TEXT, "--data.teacher", "{trust_remote_code: 3}"),
+        ("`teacher.trust_remote_code` must be bool", "received 3", "Give it as that"),
+    ),
+    "teacher's device": (
+        (*TEXT, "--data.teacher", "{device: meta}"),
+        ("`device` must be a torch device that this machine has", "received 'meta'", "Use 'cpu'"),
+    ),
+    "no fields": (
+        (*FIT, "--data.vectors", "null"),
+        ("data.vectors", "null", ""),
+    ),
+    "a source's fields": (
+        (*FIT, "--data.more", "[{task: vectors, path: v.npy, vectors: 3}]"),
+        ("`vectors` must be a mapping of settings", "received 3", "Leave it out"),
+    ),
+    "a source's weight": (
+        (*FIT, "--data.more", "[{task: vectors, path: v.npy, weight: -1}]"),
+        ("`weight` must be at least 0", "received -1", "1 visits each row once"),
+    ),
+    "no weight": (
+        (*FIT, "--data.weight", "0"),
+        ("One source at least must be trained on", "[0.0]", "Raise one above 0"),
+    ),
+    "cap of the cache": (
+        (*FIT, "--data.cache_max_gb", ".inf"),
+        ("`cache_max_gb` must be at least 0 and finite", "received inf", "None sets none"),
+    ),
+    "workers": (
+        (*FIT, "--data.num_workers", "-1"),
+        ("`num_workers` must be at least 0", "received -1", "0 is the default"),
+    ),
+    "seed of the data": (
+        (*FIT, "--data.seed", "99999999999999999999999"),
+        ("`seed` must be a whole number from 0", "received 99999999999999999999999", "0 is the default"),
     ),
     "wrong shape from an expert": (
         (*FIT, "--model.experts", "{functional: {class_path: 'wrong.py:Wrong'}}"),

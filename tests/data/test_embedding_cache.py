@@ -153,6 +153,10 @@ def test_a_root_that_is_a_file(tmp_path):
     with pytest.raises(CacheError) as error:
         EmbeddingCache(tmp_path / "file").embed(HashTeacher(), ["x"])
     explains(error, "must be writable", str(tmp_path / "file"), "Not a directory", "another folder")
+    with pytest.raises(CacheError) as error:
+        EmbeddingCache(tmp_path / "file" / "below").require_writable()
+    explains(error, "must be a folder that can be written", str(tmp_path / "file"), "LATTICEGNN_CACHE")
+    EmbeddingCache(tmp_path / "new" / "below").require_writable()
 
 
 def test_a_text_that_is_no_string(tmp_path):
@@ -245,12 +249,30 @@ def test_what_was_used_longest_ago_is_pruned_first(tmp_path):
     assert EmbeddingCache(tmp_path).prune(3 * size) == 2 * size
     assert shards(tmp_path) == sorted([files[0], files[3], files[4]])
     assert EmbeddingCache(tmp_path).prune(0) == 3 * size
-    assert list(tmp_path.iterdir()) == []
+    assert shards(tmp_path) == []
+
+
+def test_only_the_caches_own_files_are_pruned(tmp_path):
+    """A root that holds other things, too: another's model, folders, notes."""
+    (shard,) = fill(tmp_path, 1)
+    others = [tmp_path / "bert" / "model.safetensors", shard.with_name("notes.txt"), shard.with_name(".draft.tmp")]
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "empty").mkdir()
+    for file in others:
+        file.write_text("mine")
+        os.utime(file, (0, 0))
+    store = EmbeddingCache(tmp_path)
+    assert [teacher.texts for teacher in store.stored()] == [1]
+    assert store.verify() == []
+    store.prune(0)
+    assert shards(tmp_path) == others[:1]
+    assert all(file.read_text() == "mine" for file in others)
+    assert (tmp_path / "empty").is_dir()
 
 
 def test_what_killed_writers_left_is_pruned_and_what_living_ones_write_is_not(tmp_path):
     (shard,) = fill(tmp_path, 1)
-    old, young = (shard.with_name(f".{name}.tmp") for name in ("old", "young"))
+    old, young = (shard.with_name(f".{name * 32}.tmp") for name in ("0", "1"))
     for file in (old, young):
         file.write_bytes(b"half")
     os.utime(old, (0, 0))

@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from latticegnn.data import EmbeddingData, EpochSampler, Source, TextFields, VectorFields, WordVectors, datamodule
+from latticegnn.data.partition import key
 
 NAMES = ["train", "validation", "test"]
 
@@ -194,6 +195,39 @@ def test_word_vectors_are_a_teacher(tmp_path) -> None:
     for split in data.splits.values():
         np.testing.assert_array_equal(split.tensors()[0].numpy(), teacher.encode(split.input_texts))
     assert data.card()["teacher"]["fingerprint"] == teacher.fingerprint
+
+
+def test_no_held_out_text_of_one_source_is_trained_on_in_another(tmp_path, tiny) -> None:
+    """Neither in other case or punctuation, nor as a target."""
+    nouns, verbs = ["cat", "dog", "bird", "mat", "rug"], ["sits", "sings", "on", "under", "red", "blue"]
+    texts = [f"the {noun} {verb}" for noun in nouns for verb in verbs]
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    pairs = [{"q": f"{text} small large", "a": f"{text.title()}."} for text in texts]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    more = [Source("file", tmp_path / "b.jsonl", text=TextFields(input="q", target="a"))]
+    data = EmbeddingData(
+        "file", None, str(tiny()), path=tmp_path / "a.txt", more=more, cache_dir=tmp_path / "c", progress=False
+    )
+    data.prepare()
+    owners: dict[str, str] = {}
+    for name in ("test", "validation", "train"):
+        split = data.splits[name]
+        for text in {key(text) for text in (*split.input_texts, *split.target_texts)}:
+            assert owners.setdefault(text, name) == name
+    assert data.dropped["duplicate"] > 0
+    assert data.pairs
+
+
+def test_training_rows_of_weight_0_are_left_out_and_held_out_ones_stay(files) -> None:
+    more = [Source("vectors", files / "b.npy", weight=0)]
+    data = EmbeddingData("vectors", None, path=files / "a.npy", more=more)
+    data.prepare()
+    alone = EmbeddingData("vectors", None, path=files / "a.npy")
+    alone.prepare()
+    trained = {row.tobytes() for row in data.splits["train"].tensors()[0].numpy()}
+    assert trained <= {row.tobytes() for row in alone.splits["train"].tensors()[0].numpy()}
+    assert data.card()["sources"][1]["train_rows"] == 0
+    assert len(data.splits["test"]) > len(alone.splits["test"])
 
 
 def test_bad_sources_are_named(files, tmp_path, refuses) -> None:

@@ -159,6 +159,14 @@ def test_data_that_is_too_little_is_found(words, rule, tiny_config) -> None:
     assert "projected" not in report["training step"].text
 
 
+def test_updates_are_counted_by_weight(tiny_config) -> None:
+    text = found(["--config", str(tiny_config), "--data.weight", "2"])["training step"].text
+    assert "1 epochs of 14 batches, 14 updates" in text
+    report = found(["--config", str(tiny_config), "--data.weight", "0.1"])
+    assert not report["data"].ok
+    assert "received 11 rows, batch_size 16" in report["data"].text
+
+
 def test_experts_that_cannot_be_computed_are_named(tiny_config, tmp_path) -> None:
     (tmp_path / "broken.py").write_text(
         "import torch\n\n\nclass Broken(torch.nn.Module):\n"

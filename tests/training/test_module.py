@@ -229,7 +229,7 @@ def test_the_data_module_serves_what_it_prepared(tmp_path) -> None:
 
 
 def test_a_teachers_settings_are_checked(refuses) -> None:
-    with refuses("data.teacher must hold settings of a Teacher", "got 'sorce'", "source, pooling"):
+    with refuses("`teacher` must hold settings of Teacher", "received 'sorce'", "source, pooling"):
         EmbeddingDataModule(teacher={"sorce": "packaged:minilm"})
 
 

@@ -51,6 +51,19 @@ def test_a_search_goes_on_where_it_stopped_and_its_best_can_be_trained(tiny_conf
     assert best.cli.config.refit_readout is False
 
 
+def test_a_search_does_not_go_on_with_other_settings(tiny_config, tmp_path, refuses) -> None:
+    space = {"model.hidden": {"choices": [3]}}
+    run_search(Search(space, trials=1), tiny_config, {}, tmp_path / "s")
+    with refuses("goes on with the settings it began with", str(tmp_path / "s"), "begin anew"):
+        run_search(Search(space, trials=2), tiny_config, {"model": {"channels": 3}}, tmp_path / "s")
+
+
+def test_a_key_leads_through_mappings(tiny_config, tmp_path, refuses) -> None:
+    settings = {"data": {"more": [{"task": "qa"}]}}
+    with refuses("must lead through mappings", "'more' holds [{'task': 'qa'}]", "vary another setting"):
+        run_search(Search({"data.more.0.weight": {"choices": [1.0]}}), tiny_config, settings, tmp_path / "s")
+
+
 def test_trials_that_diverge_are_counted_as_failed(tiny_config, tmp_path, refuses) -> None:
     space = {"optim.lr_cell": {"choices": [1e30]}, "optim.lr_maps": {"choices": [1e30]}}
     with refuses("a trial of a search must end", "all 2 failed, the last: the", "narrow the space"):
