@@ -2,6 +2,10 @@
 
 from latticegnn.nn.cell import EXPERTS as EXPERTS
 from latticegnn.nn.cell import LatticeCell as LatticeCell
+from latticegnn.nn.dynamics import Diffusion as Diffusion
+from latticegnn.nn.dynamics import Directional as Directional
+from latticegnn.nn.dynamics import Dynamics as Dynamics
+from latticegnn.nn.dynamics import Plain as Plain
 from latticegnn.nn.embedding import EmbeddingToLatticeMapper as EmbeddingToLatticeMapper
 from latticegnn.nn.embedding import EmbeddingTransformer as EmbeddingTransformer
 from latticegnn.nn.embedding import Interior as Interior
@@ -17,5 +21,8 @@ from latticegnn.nn.experts import Expert as Expert
 from latticegnn.nn.experts import GatedExpert as GatedExpert
 from latticegnn.nn.experts import MeanFieldExpert as MeanFieldExpert
 from latticegnn.nn.experts import MLPExpert as MLPExpert
+from latticegnn.nn.firing import Stochastic as Stochastic
+from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
+from latticegnn.nn.wave import Wave as Wave
