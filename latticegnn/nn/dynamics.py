@@ -12,7 +12,8 @@ Modes nest. Each adds one term to what its inner mode makes of the same state,
 .. math::
     x^{k+1} = \mathrm{Cell}(x^k) + \sum_{\text{modes}} \mathrm{term}(x^k, x^{k-1}),
 
-so their order does not matter, and a step reaches as far as its furthest part. A stability bound is that of all nested
+so their order does not matter, and a step reaches as far as its furthest part. Only `Stochastic` acts on all that it
+holds, and on nothing outside. A stability bound is that of all nested
 terms together, the cell taken as the identity: a learned update can still grow on its own.
 """
 

@@ -64,8 +64,9 @@ def port_axis(spec: LatticeSpec, inputs: Ports, outputs: Ports) -> tuple[float, 
     way = torch.where(torch.tensor(spec.periodic), way - (way / sides).round() * sides, way)
     if way.norm() < 1e-9:
         raise ValueError(
-            f"an axis leads from the input ports to the output ports, which must lie apart; got the faces "
-            f"{inputs.face} and {outputs.face}, whose ports have the same mean place; name the axis itself, such as (0, 0, 1)."
+            "an axis leads from the input ports to the output ports, which must lie apart; got the faces "
+            f"{inputs.face} and {outputs.face}, whose ports have the same mean place; "
+            "name the axis itself, such as (0, 0, 1)."
         )
     x, y, z = (way / way.norm()).tolist()
     return (x, y, z)
