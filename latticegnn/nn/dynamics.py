@@ -64,6 +64,9 @@ class Dynamics(nn.Module, ABC):
           number, ≥ 0)
         - output: the next state [B, N, F], and the next memory
 
+    Attributes:
+        linear: What this mode and those inside add together, on which the bounds of further modes rest.
+
     Raises:
         ValueError: ``inner`` is no mode, or one of another lattice.
     """
@@ -187,7 +190,7 @@ class Directional(Dynamics):
     one cell. Up to it each new value is a mean of old ones, so no maximum can grow; beyond it one can, in one step. On
     a torus whose sides share a factor, such as a cube, a mode then grows without limit; on an open lattice, short of
     Courant number 2, it grows for as long as the way through the lattice takes (Trefethen & Embree, 2005). Transports
-    add up, and `Diffusion` adds its rate: D + Courant number ≤ 1. Around a `Wave` it is refused: no step is stable.
+    add up, and `Diffusion` adds its rate: D + Courant number ≤ 1. Beside a `Wave` it is refused, see there.
 
     Args:
         spec: The lattice.
@@ -210,8 +213,8 @@ class Directional(Dynamics):
         within = self.inner.linear
         if within.momentum:
             raise ValueError(
-                "transport needs a state of first order in time; got Directional around a Wave, which no strength "
-                "keeps bounded; take one of the two."
+                "transport needs a state of first order in time; got Directional around a Wave, whose undamped "
+                "motion it makes grow at any strength; take one of the two."
             )
         self.axis = _unit(axis)
         # The message at offset o comes from p_j - p_i = o, so it moves along -o.

@@ -28,8 +28,8 @@ class Wave(Dynamics):
     z of a mode of eigenvalue μ solve :math:`z^2 - (2 - \gamma)(1 - c^2 \mu / 2) z + 1 - \gamma = 0`, and lie in the
     unit disc as long as c²μ ≤ 4. 1/√3 for a cube of even periodic sides. At the bound itself the undamped jagged mode
     grows with k, and so, at any speed, does the mean of a state that does not start at rest: nothing restores it.
-    A `Diffusion` of rate D shares the bound: c² + D/(q (1 − γ/2)) < 4/λ. A `Directional` term has no stable step
-    with undamped momentum, and one wave in a stack is all that fits below momentum 1: both are refused, and so is
+    A `Diffusion` of rate D shares the bound: c² + D/(q (1 − γ/2)) < 4/λ. Refused beside a wave are `Directional`, whose
+    complex eigenvalues make undamped motion grow at any strength; a second wave, which would add its momentum; and
     `Stochastic` firing of anything but the cell itself, which pumps energy into waves.
 
     Args:

@@ -320,7 +320,19 @@ class TestEveryMode:
         assert all(later <= earlier + 1e-12 for earlier, later in pairwise(tops))
         with refuses("beside the modes inside", "got 0.9", "choose a rate within the bound"):
             Diffusion(spec, 0.9, inside)
-        assert Diffusion(spec, 0.0, Diffusion(spec, 0.4)).bound == pytest.approx(Diffusion(spec, 0.0).bound - 0.4)
+        for around in (inside, Diffusion(spec, 0.4, inside), Diffusion(spec, 0.4)):
+            left = 1 - 0.2 * math.sqrt(3) * (around is inside or around.inner is inside) - 0.4 * (around is not inside)
+            assert Directional(spec, (1, 1, 1), 0.0, around).bound == pytest.approx(left / math.sqrt(3))
+            twice = Directional(spec, (1, 1, 1), 0.05, around)
+            assert Diffusion(spec, 0.0, twice).bound == pytest.approx(left - 0.05 * math.sqrt(3))
+
+    @LATTICES
+    def test_diffusions_add_up(self, spec) -> None:
+        for bare in (Plain(), Wave(spec, 0.3, 0.2)):
+            alone = Diffusion(spec, 0.0, bare).bound
+            assert Diffusion(spec, 0.0, Diffusion(spec, 0.4, bare)).bound == pytest.approx(alone - 0.4)
+        inside = Wave(spec, 0.3, 0.2, Diffusion(spec, 0.4))
+        assert Diffusion(spec, 0.0, inside).bound == pytest.approx(alone - 0.4)
 
     def test_refusals(self, refuses) -> None:
         with refuses("a mode wraps another mode", "got Tanh as inner", "wrap Plain()"):

@@ -1,6 +1,7 @@
 """Random firing: who fires, repeatable draws, and bounds that hold whoever fires."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_bounds_hold_whoever_fires(probability) -> None:
         for at in range(300):
             now = mode(lambda x: x, now, (), at)[0]
             values.append(float(measure(now)))
-        assert all(later <= earlier * (1 + 1e-12) for earlier, later in zip(values, values[1:], strict=False))
+        assert all(later <= earlier * (1 + 1e-12) for earlier, later in pairwise(values))
         assert values[-1] < values[0]
 
 
