@@ -35,7 +35,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
                 "names."
             )
         if not _fits(value, hints[name]):
-            raise ValueError(f"`teacher.{name}` must be {known[name].annotation}; received {value!r}. Give it as that.")
+            wanted = inspect.formatannotation(known[name].annotation)
+            raise ValueError(f"`teacher.{name}` must be {wanted}; received {value!r}. Give it as that.")
 
 
 def _class_of(settings: Mapping[str, Any]) -> type[Teacher] | type[WordVectors]:

@@ -106,7 +106,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     ),
     "teacher's source": (
         (*TEXT, "--data.teacher", "{source: 5}"),
-        ("`teacher.source` must be <class 'str'>", "received 5", "Give it as that"),
+        ("`teacher.source` must be str", "received 5", "Give it as that"),
     ),
     "teacher's length": (
         (*TEXT, "--data.teacher", "{max_length: 2.5}"),
