@@ -5,18 +5,15 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -31,23 +28,23 @@ from latticegnn.lattice import (
     steps_needed,
 )
 from latticegnn.nn import (
-    EXPERTS,
     EmbeddingToLatticeMapper,
     EmbeddingTransformer,
     Execution,
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
+    Plain,
     Readout,
+    Stochastic,
     VolumeStateInitializer,
     bind_step,
+    build_modes,
     check_execution,
 )
-from latticegnn.nn.classpath import foreign
+from latticegnn.pretrained import read_settings, read_weights, write
 
-FORMAT = 1
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 logger = logging.getLogger("latticegnn")
 
@@ -102,6 +99,9 @@ class LatticeModel(nn.Module):
         execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
             agree to rounding, and the log says which was chosen.
         checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
+        dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
+            `latticegnn.nn.modes.build_modes`. Random firing draws anew in each rollout of a model in training, from
+            torch's generator, and is the same in every rollout of one in evaluation.
         seed: Of every random start.
 
     Shapes:
@@ -136,6 +136,7 @@ class LatticeModel(nn.Module):
         radial: bool = False,
         execution: Execution = "auto",
         checkpoint: bool = False,
+        dynamics: dict[str, dict[str, Any]] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -156,12 +157,13 @@ class LatticeModel(nn.Module):
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
             "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "seed": seed,
+            "checkpoint": checkpoint, "dynamics": dynamics, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
         self.execution, self.checkpoint = execution, checkpoint
+        self.dynamics = build_modes(dynamics or {}, spec, inputs, outputs)
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
@@ -207,11 +209,9 @@ class LatticeModel(nn.Module):
             )
         # Nodes first inside the loop: B and F are then one dense axis for the aggregation. Autocast ends at the maps.
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes
-        state = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code)).transpose(0, 1).contiguous()
-        states = [state]
-        advance = self._step(state.shape[0] * state.shape[1])
-        for _ in range(count):
-            state = advance(state)
+        start = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code)).transpose(0, 1).contiguous()
+        state, states = start, [start]
+        for state in self._states(start, count):
             if trajectory:
                 states.append(state)
         read = self.extractor(state[self.output_nodes].transpose(0, 1))
@@ -281,12 +281,7 @@ class LatticeModel(nn.Module):
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = json.dumps({"format": FORMAT, "model": self.settings}, indent=2)
-        weights = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        _replace(folder / WEIGHTS_FILE, lambda file: save_file(weights, file))
-        _replace(folder / CONFIG_FILE, lambda file: file.write_text(config, encoding="utf-8"))
+        write(Path(path), self.settings, self.state_dict())
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], trust_code: bool = False) -> LatticeModel:
@@ -301,40 +296,8 @@ class LatticeModel(nn.Module):
             ValueError: When a file is damaged, of another format, or weights and configuration do not belong together.
         """
         folder = Path(path)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"a saved model is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}; {folder} has no {name}; "
-                    "pass the folder `model` of a run, or what save_pretrained wrote."
-                )
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            settings = dict(config["model"])
-            version = config["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{folder / CONFIG_FILE} must be a model's configuration; it cannot be read: {error}; "
-                "save the model again."
-            ) from error
-        if version != FORMAT:
-            raise ValueError(
-                f"the model's format must be {FORMAT}; {folder} has {version!r}; "
-                "load it with the version that wrote it."
-            )
-        paths = [path for expert in (settings.get("experts") or {}).values() for path in foreign(expert, EXPERTS)]
-        if paths and not trust_code:
-            raise ValueError(
-                f"a saved model's experts must come from latticegnn, torch or PyG; {folder} names {', '.join(paths)}; "
-                "read that code, then pass trust_code=True."
-            )
-        model = cls(**_decode(settings))
-        try:
-            weights = load_file(folder / WEIGHTS_FILE)
-        except (SafetensorError, OSError) as error:
-            raise ValueError(
-                f"{folder / WEIGHTS_FILE} must be a safetensors file; it cannot be read: {error}; "
-                "copy or save it again."
-            ) from error
+        model = cls(**_decode(read_settings(folder, trust_code)))
+        weights = read_weights(folder)
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
@@ -342,6 +305,26 @@ class LatticeModel(nn.Module):
                 f"weights and configuration in {folder} must belong together; {error}; save the model again."
             ) from error
         return model.eval()
+
+    def _states(self, state: Tensor, count: int) -> Iterator[Tensor]:
+        """Yield the states after each step, nodes first [N, B, F]."""
+        advance = self._step(state.shape[0] * state.shape[1])
+        if isinstance(self.dynamics, Plain):
+            for _ in range(count):
+                state = advance(state)
+                yield state
+            return
+
+        def cell(x: Tensor) -> Tensor:
+            return advance(x.transpose(0, 1).contiguous()).transpose(0, 1)
+
+        random = self.training and any(isinstance(mode, Stochastic) for mode in self.dynamics.modules())
+        first = int(torch.randint(2**31, ())) if random else 0
+        x = state.transpose(0, 1)
+        memory = self.dynamics.start(x)
+        for at in range(first, first + count):
+            x, memory = self.dynamics(cell, x, memory, at)
+            yield x.transpose(0, 1)
 
     def _distance(self) -> int:
         """Light-cone steps from input to output ports; the lattice's longest side where they are out of reach."""
@@ -389,12 +372,3 @@ def _decode(settings: Mapping[str, Any]) -> dict[str, Any]:
         if decoded.get(key) is not None:
             decoded[key] = make(decoded[key])
     return decoded
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    part = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write(part)
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ FLOORS = [
     ["lattice"],
     ["aggregate"],
     ["nn"],
-    ["model", "data"],
+    ["pretrained", "model", "data"],
     ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],

@@ -82,7 +82,7 @@ def test_a_failed_save_leaves_the_old_model(saved, monkeypatch) -> None:
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("latticegnn.model.save_file", fail)
+    monkeypatch.setattr("latticegnn.pretrained.save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         make(seed=3).save_pretrained(saved)
     assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
