@@ -1,5 +1,12 @@
-"""What a model can do and how it does it: honest figures with intervals, and the baselines they must beat."""
+"""What a model can do and how it does it: honest figures with intervals, baselines to beat, and the dynamics of rollouts."""
 
+from latticegnn.analysis.dynamics_class import TimeClass as TimeClass
+from latticegnn.analysis.dynamics_class import TimeRules as TimeRules
+from latticegnn.analysis.dynamics_class import classify_time as classify_time
+from latticegnn.analysis.known_systems import KnownRun as KnownRun
+from latticegnn.analysis.known_systems import confusion as confusion
+from latticegnn.analysis.known_systems import known_runs as known_runs
+from latticegnn.analysis.lyapunov import largest_lyapunov as largest_lyapunov
 from latticegnn.analysis.metrics import Interval as Interval
 from latticegnn.analysis.metrics import cosine as cosine
 from latticegnn.analysis.metrics import evaluate as evaluate
@@ -9,3 +16,19 @@ from latticegnn.analysis.metrics import paired_difference as paired_difference
 from latticegnn.analysis.metrics import reciprocal_rank as reciprocal_rank
 from latticegnn.analysis.metrics import row_statistics as row_statistics
 from latticegnn.analysis.metrics import target_rank as target_rank
+from latticegnn.analysis.space_class import SpaceClass as SpaceClass
+from latticegnn.analysis.space_class import SpaceRules as SpaceRules
+from latticegnn.analysis.space_class import classify_space as classify_space
+from latticegnn.analysis.spatial import distance_correlation as distance_correlation
+from latticegnn.analysis.spatial import face_pairs as face_pairs
+from latticegnn.analysis.spatial import morans_i as morans_i
+from latticegnn.analysis.trajectory import arrival_step as arrival_step
+from latticegnn.analysis.trajectory import autocorrelation as autocorrelation
+from latticegnn.analysis.trajectory import change as change
+from latticegnn.analysis.trajectory import energy as energy
+from latticegnn.analysis.trajectory import layer_activity as layer_activity
+from latticegnn.analysis.trajectory import light_cone as light_cone
+from latticegnn.analysis.trajectory import participation_ratio as participation_ratio
+from latticegnn.analysis.trajectory import relative_change as relative_change
+from latticegnn.analysis.watch import StepMeasures as StepMeasures
+from latticegnn.analysis.watch import TrajectoryWatch as TrajectoryWatch
