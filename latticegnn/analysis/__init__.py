@@ -1,4 +1,4 @@
-"""What a model can do and how it does it: honest figures with intervals, baselines to beat, and the dynamics of rollouts."""
+"""What a model can do and how it does it: figures with intervals, baselines, the dynamics of rollouts."""
 
 from latticegnn.analysis.dynamics_class import TimeClass as TimeClass
 from latticegnn.analysis.dynamics_class import TimeRules as TimeRules

@@ -47,8 +47,10 @@ class TimeRules:
 
     def __post_init__(self) -> None:
         """Check every threshold."""
-        if self.window < SHORTEST:
-            raise ValueError(f"window is at least {SHORTEST} states. Received {self.window}. Write window=256.")
+        if not isinstance(self.window, int) or self.window < SHORTEST:
+            raise ValueError(
+                f"window is a number of states from {SHORTEST}. Received {self.window!r}. Write window=256."
+            )
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if not 0 < value < math.inf:
@@ -84,8 +86,9 @@ def classify_time(
        A glider is a drift, though on a torus it comes back some day. p goes up to an eighth of the window.
     3. *Cycle*: after p steps, and after every multiple of p, the state is the same. p goes up to a quarter of the
        window.
-    4. *Drift*, of a state: the mean squared displacement grows from an eighth to half of the window with an exponent of
-       at least ``growth``. Growth, random walks, and motions slower than the window.
+    4. *Drift*, of a state: the mean squared displacement grows with an exponent of at least ``growth``, from its mean
+       over lags up to an eighth of the window to that over lags from three eighths to a half. Growth, random walks, and
+       motions slower than the window.
     5. *Chaotic*: the given exponent is at least ``exponent``. Without one, K of the 0–1 test (Gottwald and Melbourne,
        2009) is at least ``mixing``, which only numbers that look unrelated from state to state can pass: sample slow
        motions about four times a swing. Noise passes too; only an exponent tells it from chaos.
@@ -130,11 +133,9 @@ def _classify(x: Tensor, spec: LatticeSpec, exponent: float | None, rules: TimeR
         return moved
     if period is not None:
         return TimeClass("cycle", period)
-    near, far = len(x) // 8, len(x) // 2
-    displacement = [float(squared.diagonal(lag).mean()) for lag in (near, far)]
-    if displacement[1] > displacement[0] * (far / near) ** rules.growth:
+    if _growth(squared) >= rules.growth:
         return TimeClass("drift")
-    chaotic = _mixing(flat) >= rules.mixing if exponent is None else exponent >= rules.exponent
+    chaotic = _mixing(flat, squared) >= rules.mixing if exponent is None else exponent >= rules.exponent
     return TimeClass("chaotic" if chaotic else "quasi-periodic")
 
 
@@ -170,6 +171,14 @@ def _period(squared: Tensor, same: float) -> int | None:
     return None
 
 
+def _growth(squared: Tensor) -> float:
+    """Return the exponent with which the mean squared displacement grows with the lag."""
+    eighth = len(squared) // 8
+    near, far = range(1, eighth + 1), range(3 * eighth, 4 * eighth + 1)
+    first, last = (sum(float(squared.diagonal(lag).mean()) for lag in lags) / len(lags) for lags in (near, far))
+    return math.log(last / first) / math.log((sum(far) / len(far)) / (sum(near) / len(near)))
+
+
 def _shift(x: Tensor, spec: LatticeSpec, longest: int, same: float) -> TimeClass | None:
     """Return the drift in which a shift other than none turns each state into that up to ``longest`` steps later."""
     axes = [axis for axis, (n, wraps) in enumerate(zip(spec.shape, spec.periodic, strict=True)) if wraps and n > 1]
@@ -191,13 +200,16 @@ def _shift(x: Tensor, spec: LatticeSpec, longest: int, same: float) -> TimeClass
     return None
 
 
-def _mixing(flat: Tensor) -> float:
+def _mixing(flat: Tensor, squared: Tensor) -> float:
     """Return K of the 0–1 test, by correlation: towards 0 for regular motions, towards 1 for chaotic ones.
 
     The series drives a walk, p(n) = Σ φ(j) cos(jc), q(n) = Σ φ(j) sin(jc), that stays bounded or spreads as a random
     walk; K is the correlation of its mean squared displacement with time, the median over 64 random c. The up to 64
-    numbers of the state that vary most are each a series, and their displacements add up.
+    numbers of the state that vary most are each a series, and their displacements add up. φ are the differences between
+    states at the lag of the nearest return, for chaos may be a small part of what is mostly a cycle.
     """
+    nearest = min(range(1, len(flat) // 4 + 1), key=lambda lag: float(squared.diagonal(lag).mean()))
+    flat = flat[nearest:] - flat[:-nearest]
     series = flat[:, flat.var(dim=0).argsort(descending=True, stable=True)[:64]].numpy(force=True)
     length, lags = len(series), np.arange(1, max(4, len(series) // 10) + 1)
     mean = series.mean(axis=0)

@@ -62,7 +62,7 @@ def wave(spec: LatticeSpec, speed: float) -> Step:
 
 
 def plane_waves(spec: LatticeSpec, speed: float, modes: list[tuple[int, int, float, float]]) -> Tensor:
-    """Return the start [1, N, 2] of `wave` that makes each mode (m_x, m_y, amplitude, phase) a travelling plane wave."""
+    """Return the start [1, N, 2] of `wave` that makes each mode (m_x, m_y, amplitude, phase) a travelling wave."""
     place = coordinates(spec).double()
     now, before = torch.zeros(2, spec.num_nodes, dtype=torch.float64)
     for m_x, m_y, amplitude, phase in modes:
@@ -94,7 +94,7 @@ def gray_scott(spec: LatticeSpec, feed: float, kill: float) -> Step:
 
 
 def lambda_omega(spec: LatticeSpec, b: float) -> Step:
-    """Return a step of dt = 0.1 of A' = A − (1 + ib) |A|² A + 0.5 ∇²A (Kopell and Howard, 1973); channels Re A, Im A."""
+    """Return a step of dt = 0.1 of A' = A − (1 + ib) |A|² A + 0.5 ∇²A (Kopell and Howard, 1973), A in two channels."""
     spread = laplacian(spec)
 
     def step(x: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def known_fields(
     modes = [(2, 1, 1.0, between(0, 6)), (-1, 2, between(0.3, 0.6), between(0, 6)), (1, -3, 0.3, between(0, 6))]
     states = rollout(wave(TORUS, speed), plane_waves(TORUS, speed, modes), 512)
     yield "wave equation", TORUS, states, "quasi-periodic", "wave", None
-    states = rollout(separation(TORUS, between(0.05, 0.15)), noise(TORUS) - 0.5, 100)
+    states = rollout(separation(TORUS, between(0.05, 0.15)), (start := noise(TORUS)) - start.mean(), 100)
     yield "phase separation", TORUS, states, None, "clustered", None
     yield from _rotors(between, rollout)
     if slow:
@@ -162,7 +162,7 @@ def _rotors(between: Callable[..., float], rollout: Callable[..., Tensor]) -> An
     k = 2 * math.pi / 24 * (place @ torch.tensor([2.0, round(between(-2, 2))], dtype=torch.float64))
     states = rollout(lambda_omega(TORUS, b), torch.stack([k.cos(), k.sin()], dim=-1)[None] * 0.8, 256, 500, 8)
     yield "lambda-omega, plane wave", TORUS, states, None, "wave", None
-    count = int(between(5, 9))
+    count = 2 * int(between(4, 7))  # even: a rotor's way around a core of square cells is
     phase = (away.flip(1)[:, 0].atan2(away.flip(1)[:, 1]) / (2 * math.pi) * count).floor() % count
     states = rollout(excitable(OPEN, count), phase[None, :, None].double(), 256, skip=100)
     yield "excitable medium, spiral", OPEN, states, "cycle", "spiral", count

@@ -40,7 +40,7 @@ class KnownRun:
 
 
 def rollout(step: Step, state: Tensor, steps: int, skip: int = 0, every: int = 1) -> Tensor:
-    """Return the states [steps + 1, B, N, F], each ``every`` steps after the last, the first ``skip`` steps left out."""
+    """Return the states [steps + 1, B, N, F], ``every`` steps apart, the first ``skip`` steps left out."""
     for _ in range(skip):
         state = step(state)
     states = [state]
@@ -133,7 +133,7 @@ def _maps(between: Callable[..., float], noise: Callable[..., Tensor], draw: tor
     couplings: list[tuple[str, float, float, TimeName, int | None, SpaceName]] = [
         ("fixed", between(0.3, 0.7), between(0.1, 0.4), "fixed point", None, "uniform"),
         ("domains", between(1.0, 1.15), between(0.05, 0.15), "cycle", 2, "clustered"),
-        ("turbulent", between(1.85, 2.0), between(0.05, 0.15), "chaotic", None, "disordered"),
+        ("turbulent", between(1.88, 1.98), between(0.05, 0.1), "chaotic", None, "disordered"),
     ]
     for name, a, coupling, time, period, space in couplings:
         start = smooth_field(TORUS, noise(TORUS), 12).tanh() if name == "domains" else 2 * noise(TORUS) - 1
@@ -165,10 +165,13 @@ def _motions(between: Callable[..., float], noise: Callable[..., Tensor], draw: 
     walk = torch.randn(257, 1, TORUS.num_nodes, 2, generator=draw, dtype=torch.float64).cumsum(dim=0)
     shift = (int(between(1, 4)), int(between(-3, 4)), 0)
     ramp = between(0.01, 0.1) * torch.arange(257, dtype=torch.float64)[:, None, None, None]
-    yield KnownRun("rotation", TORUS, rollout(lambda x: x @ turn, noise(TORUS, 2) - 0.5, 300), "quasi-periodic", None)
+    turning = rollout(lambda x: x @ turn, noise(TORUS, 2) - 0.5, 300)
+    moving = rollout(translation(TORUS, (1, 0, 0)), smooth, 256)
+    scattered = rollout(translation(TORUS, shift), frozen, 256)
+    yield KnownRun("rotation", TORUS, turning, "quasi-periodic", "disordered")
     yield KnownRun("random walk", TORUS, walk, "drift", "disordered")
-    yield KnownRun("translation of a field", TORUS, rollout(translation(TORUS, (1, 0, 0)), smooth, 256), "drift", "wave")
-    yield KnownRun("translation of noise", TORUS, rollout(translation(TORUS, shift), frozen, 256), "drift", "disordered")
+    yield KnownRun("translation of a field", TORUS, moving, "drift", "wave")
+    yield KnownRun("translation of noise", TORUS, scattered, "drift", "disordered")
     yield KnownRun("uniform ramp", TORUS, ramp.expand(-1, 1, TORUS.num_nodes, 1), "drift", "uniform")
     yield KnownRun("frozen noise", OPEN, frozen.expand(64, -1, -1, -1)[:, :, : OPEN.num_nodes], "fixed point", "static")
     yield KnownRun("frozen field", TORUS, smooth.expand(64, -1, -1, -1), "fixed point", "clustered")

@@ -20,7 +20,7 @@ def largest_lyapunov(
     transient: int = 100,
     seed: int = 0,
 ) -> Tensor:
-    r"""Compute each sample's largest Lyapunov exponent by Benettin's method (Benettin, Galgani, Giorgilli and Strelcyn, 1980).
+    r"""Compute each sample's largest Lyapunov exponent by Benettin's method (Benettin et al., 1980).
 
     A twin starts at a distance d₀; both go on, and after each ``every`` steps the distance d is noted and the twin
     pulled back to d₀ along the line between them:
@@ -50,7 +50,7 @@ def largest_lyapunov(
     if every < 1 or steps < every or steps % every or transient < 0 or transient % every:
         raise ValueError(
             "steps and transient are multiples of every, which is at least 1, and steps is not 0. Received "
-            f"steps={steps}, transient={transient}, every={every}. Write for example steps=1000, transient=100, every=1."
+            f"steps={steps}, transient={transient}, every={every}. Write steps=1000, transient=100, every=1."
         )
     if state.dim() != 3 or state.dtype not in (torch.float32, torch.float64):
         raise ValueError(

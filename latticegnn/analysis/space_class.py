@@ -52,8 +52,10 @@ class SpaceRules:
 
     def __post_init__(self) -> None:
         """Check every threshold."""
-        if self.window < SHORTEST:
-            raise ValueError(f"window is at least {SHORTEST} states. Received {self.window}. Write window=256.")
+        if not isinstance(self.window, int) or self.window < SHORTEST:
+            raise ValueError(
+                f"window is a number of states from {SHORTEST}. Received {self.window!r}. Write window=256."
+            )
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
             if not 0 < value < math.inf:
@@ -105,8 +107,8 @@ def classify_space(trajectory: Tensor, spec: LatticeSpec, rules: SpaceRules | No
     6. *Disordered*: what is left, cells that change and know nothing of each other.
 
     Phases are those of the cells' Fourier transforms in time over the window, tapered (Hann); with the cross-spectrum
-    :math:`L_{ij} = \sum_\omega Y_j \bar Y_i` and :math:`P_i = L_{ii}` over the frequencies from three swings a window to
-    below half a swing a step,
+    :math:`L_{ij} = \sum_\omega Y_j \bar Y_i` and :math:`P_i = L_{ii}` over the frequencies from three swings a
+    window to below half a swing a step,
 
     .. math::
         \text{smooth} = \frac{\sum_{(i,j)} \mathrm{Re} L_{ij}}{\sum_{(i,j)} (P_i + P_j) / 2}, \qquad

@@ -60,9 +60,9 @@ def distance_correlation(trajectory: Tensor, spec: LatticeSpec) -> Tensor:
     .. math::
         C(d) = \frac{\langle z_i \cdot z_j \rangle_{d - 1/2 \le |r_i - r_j| < d + 1/2}}{\langle \|z_i\|^2 \rangle_i}
 
-    for d = 0, 1, …, up to the lattice's largest distance R; z and the channels as in `morans_i`. Distances on a periodic
-    axis go the shortest way round. All pairs are counted at once by Fourier transforms. C(0) = 1; NaN for a uniform
-    state, and for a bin that holds no pair.
+    for d = 0, 1, …, up to the lattice's largest distance R; z and the channels as in `morans_i`. Distances on a
+    periodic axis go the shortest way round. All pairs are counted at once by Fourier transforms. C(0) = 1; NaN for a
+    uniform state, and for a bin that holds no pair.
 
     Shapes:
         trajectory [T + 1, B, N, F] → [T + 1, B, R + 1].

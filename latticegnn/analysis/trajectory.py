@@ -91,9 +91,7 @@ def energy(trajectory: Tensor) -> Tensor:
     return checked(trajectory).square().mean(dim=(-1, -2))
 
 
-def layer_activity(
-    trajectory: Tensor, spec: LatticeSpec, axis: int = 2, reference: Tensor | None = None
-) -> Tensor:
+def layer_activity(trajectory: Tensor, spec: LatticeSpec, axis: int = 2, reference: Tensor | None = None) -> Tensor:
     """Compute the root mean square of each layer of cells across an axis.
 
     Args:
