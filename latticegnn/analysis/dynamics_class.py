@@ -31,7 +31,7 @@ class TimeRules:
         remaining: The way still to go, likewise measured, up to which changes that shrink count as a fixed point.
         recurrence: Root mean square distance of two states, as a part of that of unrelated states of the window, up to
             which they are the same.
-        growth: Exponent α of the mean squared displacement, τ^α, from which a state moves away for good: 0 for
+        growth: Exponent α of the median squared displacement, τ^α, from which a state moves away for good: 0 for
             whatever comes back, 1 for a random walk, 2 for a steady advance.
         exponent: Largest Lyapunov exponent, nats a step, from which a motion is chaotic.
         mixing: K of the 0–1 test, in −1…1, from which a motion is chaotic; used where no exponent is given.
@@ -86,7 +86,7 @@ def classify_time(
        A glider is a drift, though on a torus it comes back some day. p goes up to an eighth of the window.
     3. *Cycle*: after p steps, and after every multiple of p, the state is the same. p goes up to a quarter of the
        window.
-    4. *Drift*, of a state: the mean squared displacement grows with an exponent of at least ``growth``, from its mean
+    4. *Drift*, of a state: the median squared displacement grows with an exponent of at least ``growth``, from its mean
        over lags up to an eighth of the window to that over lags from three eighths to a half. Growth, random walks, and
        motions slower than the window.
     5. *Chaotic*: the given exponent is at least ``exponent``. Without one, K of the 0–1 test (Gottwald and Melbourne,
@@ -120,6 +120,7 @@ def classify_time(
 
 def _classify(x: Tensor, spec: LatticeSpec, exponent: float | None, rules: TimeRules) -> TimeClass:
     """Classify the window x [W, N, F] of one sample."""
+    x = x / x.abs().max().clamp_min(torch.finfo(x.dtype).tiny)  # squares of what grows without end stay finite
     flat = x.flatten(1)
     if _rests(flat, rules):
         return TimeClass("fixed point")
@@ -133,7 +134,7 @@ def _classify(x: Tensor, spec: LatticeSpec, exponent: float | None, rules: TimeR
         return moved
     if period is not None:
         return TimeClass("cycle", period)
-    if _growth(squared) >= rules.growth:
+    if _growth(flat) >= rules.growth:
         return TimeClass("drift")
     chaotic = _mixing(flat, squared) >= rules.mixing if exponent is None else exponent >= rules.exponent
     return TimeClass("chaotic" if chaotic else "quasi-periodic")
@@ -171,11 +172,16 @@ def _period(squared: Tensor, same: float) -> int | None:
     return None
 
 
-def _growth(squared: Tensor) -> float:
-    """Return the exponent with which the mean squared displacement grows with the lag."""
-    eighth = len(squared) // 8
+def _growth(flat: Tensor) -> float:
+    """Return the exponent with which the squared displacement grows with the lag; the median, for growth has no mean."""
+    eighth = len(flat) // 8
     near, far = range(1, eighth + 1), range(3 * eighth, 4 * eighth + 1)
-    first, last = (sum(float(squared.diagonal(lag).mean()) for lag in lags) / len(lags) for lags in (near, far))
+    first, last = (
+        sum(float((flat[lag:] - flat[:-lag]).square().sum(dim=1).median()) for lag in lags) / len(lags)
+        for lags in (near, far)
+    )
+    if first == 0 or last == 0:
+        return math.inf if last > 0 else -math.inf
     return math.log(last / first) / math.log((sum(far) / len(far)) / (sum(near) / len(near)))
 
 

@@ -147,7 +147,7 @@ def _gray_scott(between: Callable[..., float], noise: Callable[..., Tensor], rol
     behind = ((place[:, :1] >= 0) & (place[:, :1] < 4)).double()
     pulse = rest + front * torch.tensor([-0.5, 0.4], dtype=torch.float64)
     pulse = pulse + behind * torch.tensor([-0.7, 0.0], dtype=torch.float64)
-    states = rollout(gray_scott(LARGE, between(0.012, 0.015), 0.045), pulse[None], 256, skip=2000, every=10)
+    states = rollout(gray_scott(LARGE, between(0.012, 0.0145), 0.045), pulse[None], 256, skip=2000, every=10)
     yield "Gray-Scott, waves", LARGE, states, None, "wave", None
 
 
