@@ -173,7 +173,7 @@ def _period(squared: Tensor, same: float) -> int | None:
 
 
 def _growth(flat: Tensor) -> float:
-    """Return the exponent with which the squared displacement grows with the lag; the median, for growth has no mean."""
+    """Return the exponent with which the squared displacement grows with the lag, by its median: growth has no mean."""
     eighth = len(flat) // 8
     near, far = range(1, eighth + 1), range(3 * eighth, 4 * eighth + 1)
     first, last = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from latticegnn.analysis.dynamics_class import TimeName
+from latticegnn.analysis.space_class import SpaceName
 from latticegnn.analysis.spatial import face_pairs
 from latticegnn.lattice import LatticeSpec, coordinates
 
@@ -17,6 +19,39 @@ TORUS = LatticeSpec(shape=(24, 24, 1), boundary="periodic")
 OPEN = LatticeSpec(shape=(24, 24, 1))
 CUBE = LatticeSpec(shape=(8, 8, 8), boundary="periodic")
 LARGE = LatticeSpec(shape=(32, 32, 1), boundary="periodic")
+
+
+@dataclass(frozen=True, eq=False)
+class KnownRun:
+    """One run of a system.
+
+    Args:
+        system: Its name and parameter.
+        spec: The lattice.
+        trajectory: [T + 1, 1, N, F].
+        time: Its class in time, None where theory names none.
+        period: Of a cycle.
+        space: Its class in space, None where theory names none.
+    """
+
+    system: str
+    spec: LatticeSpec
+    trajectory: Tensor
+    time: TimeName | None
+    space: SpaceName | None
+    period: int | None = None
+
+
+def rollout(step: Step, state: Tensor, steps: int, skip: int = 0, every: int = 1) -> Tensor:
+    """Return the states [steps + 1, B, N, F], ``every`` steps apart, the first ``skip`` steps left out."""
+    for _ in range(skip):
+        state = step(state)
+    states = [state]
+    for _ in range(steps):
+        for _ in range(every):
+            state = step(state)
+        states.append(state)
+    return torch.stack(states)
 
 
 def face_neighbours(spec: LatticeSpec) -> Tensor:
@@ -117,56 +152,62 @@ def excitable(spec: LatticeSpec, states: int) -> Step:
 
 
 def known_fields(
-    between: Callable[..., float], noise: Callable[..., Tensor], rollout: Callable[..., Tensor], slow: bool
-) -> Iterator[tuple[Any, ...]]:
-    """Yield (system, spec, trajectory, class in time, class in space, period) of one run of each field."""
+    between: Callable[[float, float], float], noise: Callable[..., Tensor], slow: bool
+) -> Iterator[KnownRun]:
+    """Yield one run of each field.
+
+    Args:
+        between: Draws a number between two.
+        noise: Draws numbers in 0…1 for a spec and a number of channels, [1, N, F].
+        slow: Include Gray and Scott's reaction.
+    """
     states = rollout(heat(CUBE, between(0.05, 0.15)), 1 + noise(CUBE), 400)
-    yield "heat equation", CUBE, states, "fixed point", "uniform", None
+    yield KnownRun("heat equation", CUBE, states, "fixed point", "uniform")
     speed = between(0.4, 0.6)
     modes = [(2, 1, 1.0, between(0, 6)), (-1, 2, between(0.3, 0.6), between(0, 6)), (1, -3, 0.3, between(0, 6))]
     states = rollout(wave(TORUS, speed), plane_waves(TORUS, speed, modes), 512)
-    yield "wave equation", TORUS, states, "quasi-periodic", "wave", None
+    yield KnownRun("wave equation", TORUS, states, "quasi-periodic", "wave")
     states = rollout(separation(TORUS, between(0.05, 0.15)), (start := noise(TORUS)) - start.mean(), 100)
-    yield "phase separation", TORUS, states, None, "clustered", None
-    yield from _rotors(between, rollout)
+    yield KnownRun("phase separation", TORUS, states, None, "clustered")
+    yield from _rotors(between)
     if slow:
-        yield from _gray_scott(between, noise, rollout)
+        yield from _gray_scott(between, noise)
 
 
-def _gray_scott(between: Callable[..., float], noise: Callable[..., Tensor], rollout: Callable[..., Tensor]) -> Any:
+def _gray_scott(between: Callable[[float, float], float], noise: Callable[..., Tensor]) -> Iterator[KnownRun]:
     place = coordinates(LARGE).double()
     centre = torch.tensor([between(8, 24), between(8, 24), 0], dtype=torch.float64)
     seeded = ((place - centre).abs().amax(dim=1) <= 4).double()[:, None]
     rest = torch.tensor([1.0, 0.0], dtype=torch.float64)
     spot = rest + seeded * torch.tensor([-0.5, 0.25], dtype=torch.float64) + 0.01 * noise(LARGE, 2)
     states = rollout(gray_scott(LARGE, 0.03, between(0.068, 0.075)), spot, 256, skip=3000, every=20)
-    yield "Gray-Scott, death", LARGE, states, "fixed point", "uniform", None
+    yield KnownRun("Gray-Scott, death", LARGE, states, "fixed point", "uniform")
     states = rollout(gray_scott(LARGE, between(0.034, 0.038), 0.065), spot, 256, skip=12000, every=20)
-    yield "Gray-Scott, spots", LARGE, states, "fixed point", "clustered", None
+    yield KnownRun("Gray-Scott, spots", LARGE, states, "fixed point", "clustered")
     front = ((place[:, :1] >= 4) & (place[:, :1] < 10)).double()
     behind = ((place[:, :1] >= 0) & (place[:, :1] < 4)).double()
     pulse = rest + front * torch.tensor([-0.5, 0.4], dtype=torch.float64)
     pulse = pulse + behind * torch.tensor([-0.7, 0.0], dtype=torch.float64)
     states = rollout(gray_scott(LARGE, between(0.012, 0.0145), 0.045), pulse[None], 256, skip=2000, every=10)
-    yield "Gray-Scott, waves", LARGE, states, None, "wave", None
+    yield KnownRun("Gray-Scott, waves", LARGE, states, None, "wave")
 
 
-def _rotors(between: Callable[..., float], rollout: Callable[..., Tensor]) -> Any:
+def _rotors(between: Callable[[float, float], float]) -> Iterator[KnownRun]:
     place = coordinates(OPEN).double()[:, :2]
     b = between(0.6, 1.0)
     away = place - torch.tensor([between(9, 14), between(9, 14)], dtype=torch.float64)
     radius = away.norm(dim=1, keepdim=True)
     state = (away / radius.clamp_min(1e-9) * (radius / 2).tanh())[None]
     states = rollout(lambda_omega(OPEN, b), state, 256, skip=500, every=8)
-    yield "lambda-omega, spiral", OPEN, states, None, "spiral", None
+    yield KnownRun("lambda-omega, spiral", OPEN, states, None, "spiral")
     k = 2 * math.pi / 24 * (place @ torch.tensor([2.0, round(between(-2, 2))], dtype=torch.float64))
     states = rollout(lambda_omega(TORUS, b), torch.stack([k.cos(), k.sin()], dim=-1)[None] * 0.8, 256, 500, 8)
-    yield "lambda-omega, plane wave", TORUS, states, None, "wave", None
+    yield KnownRun("lambda-omega, plane wave", TORUS, states, None, "wave")
     count = 2 * int(between(4, 7))  # even: a rotor's way around a core of square cells is
     phase = (away.flip(1)[:, 0].atan2(away.flip(1)[:, 1]) / (2 * math.pi) * count).floor() % count
     states = rollout(excitable(OPEN, count), phase[None, :, None].double(), 256, skip=100)
-    yield "excitable medium, spiral", OPEN, states, "cycle", "spiral", count
+    yield KnownRun("excitable medium, spiral", OPEN, states, "cycle", "spiral", count)
     ring = (24 - coordinates(TORUS)[:, 0]) % 24
     pulse = torch.where(ring < count - 1, (ring + 1).double(), 0.0)[None, :, None]
     states = rollout(excitable(TORUS, count), pulse, 256, skip=10)
-    yield "excitable medium, pulse", TORUS, states, "drift", "wave", None
+    yield KnownRun("excitable medium, pulse", TORUS, states, "drift", "wave")

@@ -4,51 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latticegnn.analysis import known_fields as fields
 from latticegnn.analysis.dynamics_class import TimeName, TimeRules, classify_time
-from latticegnn.analysis.known_fields import OPEN, TORUS, face_neighbours, smooth_field
+from latticegnn.analysis.known_fields import (
+    OPEN,
+    TORUS,
+    KnownRun,
+    Step,
+    face_neighbours,
+    known_fields,
+    rollout,
+    smooth_field,
+)
 from latticegnn.analysis.space_class import SpaceName, SpaceRules, classify_space
 from latticegnn.lattice import LatticeSpec
-
-Step = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class KnownRun:
-    """One run of a system.
-
-    Args:
-        system: Its name and parameter.
-        spec: The lattice.
-        trajectory: [T + 1, 1, N, F].
-        time: Its class in time, None where theory names none.
-        period: Of a cycle.
-        space: Its class in space, None where theory names none.
-    """
-
-    system: str
-    spec: LatticeSpec
-    trajectory: Tensor
-    time: TimeName | None
-    space: SpaceName | None
-    period: int | None = None
-
-
-def rollout(step: Step, state: Tensor, steps: int, skip: int = 0, every: int = 1) -> Tensor:
-    """Return the states [steps + 1, B, N, F], ``every`` steps apart, the first ``skip`` steps left out."""
-    for _ in range(skip):
-        state = step(state)
-    states = [state]
-    for _ in range(steps):
-        for _ in range(every):
-            state = step(state)
-        states.append(state)
-    return torch.stack(states)
 
 
 def logistic(r: float) -> Step:
@@ -115,7 +87,7 @@ def known_runs(seed: int, slow: bool = True) -> Iterator[KnownRun]:
     yield from _maps(between, noise, draw)
     yield from _life(between)
     yield from _motions(between, noise, draw)
-    yield from (KnownRun(*run) for run in fields.known_fields(between, noise, rollout, slow))
+    yield from known_fields(between, noise, slow)
 
 
 def _maps(between: Callable[..., float], noise: Callable[..., Tensor], draw: torch.Generator) -> Iterator[KnownRun]:

@@ -34,8 +34,8 @@ class SpaceRules:
         moran: Moran's I of the last state from which neighbours are alike.
         lag: Root mean square sine of the phase lag from cell to cell, kept over two cells, from which a phase advances:
             0.1 is a wave length of 63 cells.
-        smooth: Correlation of the fluctuations of neighbours, −1…1, from which a phase is smooth: at 0.3 a plane wave
-            is at least 5 cells long.
+        smooth: Correlation of the fluctuations of neighbours, −1…1, from which a phase is smooth: at 0.3 a wave along
+            a row is at least 5 cells long.
         steady: Standard deviation over mean of the cells' amplitudes at the strongest frequency, up to which a rotating
             pattern fills the lattice: 0.52 for random waves, whose dislocations are no spirals (Berry, 1978).
         cores: Part of the squares of four cells around which the phase may turn by 2π: spirals have few cores.

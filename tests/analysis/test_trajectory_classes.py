@@ -100,6 +100,7 @@ def test_slow_and_far_decays_are_fixed_points_and_steady_motions_are_not():
     assert classify_time(0.3 + start * (-0.95) ** steps, SQUARE)[0].name == "fixed point"
     assert classify_time(torch.zeros(40, 1, 256, 1), SQUARE)[0].name == "fixed point"
     assert classify_time(1 + start * 1e-3 * steps, SQUARE)[0].name == "drift"
+    assert classify_time(start * (steps / 70).floor(), SQUARE)[0].name == "drift"  # rests, mostly, and never comes back
     for rate in (1.01, -1.1, 2.0, 10.0):
         assert classify_time(start * rate**steps, SQUARE)[0].name == "drift"
 
