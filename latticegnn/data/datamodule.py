@@ -31,6 +31,7 @@ from latticegnn.data.sampler import EpochSampler
 from latticegnn.data.sources import sha256_of
 from latticegnn.data.split import EmbeddingSplit, SplitRows, StackedRows, as_is, gather
 from latticegnn.data.vectors import check_rows, checked_matrix, sound_rows
+from latticegnn.data.words import WordVectors
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
@@ -232,7 +233,8 @@ class EmbeddingData:
             else:
                 corpus = source.corpus(self.seed)
                 sizes = {name: len(split) for name, split in corpus.splits.items()}
-                teacher.encode(corpus.splits["train"].inputs[:1])
+                texts = corpus.splits["train"].inputs  # one loads a model's weights; word vectors may refuse any
+                teacher.encode(texts if isinstance(teacher, WordVectors) else texts[:1])
                 found.append(f"corpus {corpus.name}")
             rows.update(sizes)
             parts.append((sizes["train"], source.weight))

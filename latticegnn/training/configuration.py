@@ -41,6 +41,7 @@ class RunParser(OneLineParser, LightningArgumentParser):
 
     def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
         """Build what a configuration describes; the engine still calls this by its deprecated name."""
+        list(map(paired, cfg.data.more or ()))  # refuses what would fail less clearly
         return self.instantiate(cfg, **kwargs)
 
 
@@ -159,7 +160,7 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what only fails later otherwise, and create the run folder."""
         config = self.config
-        pairs = any(paired(source) for source in (config.data, *config.data.more))
+        pairs = any(paired(source) for source in (config.data, *(config.data.more or ())))
         known = VALIDATION_METRICS if pairs else VALIDATION_METRICS[:-1]
         for key in ("early_stopping", "checkpoint"):
             if config[key].monitor not in known:

@@ -260,7 +260,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         super().__init__()
         self.content = EmbeddingData(
             task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim,
-            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, more=more,
+            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, more=more or (),
             cache_max_gb=cache_max_gb, num_workers=num_workers,
         )  # fmt: skip
         self.order_seed = order_seed

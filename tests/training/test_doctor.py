@@ -167,6 +167,19 @@ def test_updates_are_counted_by_weight(tiny_config) -> None:
     assert "received 11 rows, batch_size 16" in report["data"].text
 
 
+def test_words_that_a_teacher_does_not_know_are_found(tiny_config, tmp_path) -> None:
+    (tmp_path / "glove.txt").write_text("red 1 2 3\nblue 2 1 3\n")
+    unknown = ["green", "black", "white", "grey", "pink", "cyan", "lime", "teal", "navy", "plum"]
+    (tmp_path / "texts.txt").write_text("red\nblue\nred blue\n" + "\n".join(unknown))
+    words = ["--data.task", "file", "--data.path", str(tmp_path / "texts.txt"), "--model.embedding_dim", "3"]
+    report = found(
+        ["--config", str(tiny_config), *words, "--data.teacher", f"{{path: {tmp_path / 'glove.txt'}}}",
+         "--data.cache_dir", str(tmp_path / "cache"), "--data.batch_size", "2"]
+    )  # fmt: skip
+    assert not report["data"].ok
+    assert any(word in report["data"].text for word in unknown)
+
+
 def test_experts_that_cannot_be_computed_are_named(tiny_config, tmp_path) -> None:
     (tmp_path / "broken.py").write_text(
         "import torch\n\n\nclass Broken(torch.nn.Module):\n"
