@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +19,10 @@ from torch_geometric.data import Data
 from latticegnn.lattice import (
     LatticeSpec,
     Ports,
-    Tier,
     build_graph,
     check_light_cone,
     check_tiers,
     coordinates,
-    steps_needed,
 )
 from latticegnn.nn import (
     EmbeddingToLatticeMapper,
@@ -34,15 +31,17 @@ from latticegnn.nn import (
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
-    Plain,
     Readout,
     Stochastic,
     VolumeStateInitializer,
     bind_step,
     build_modes,
     check_execution,
+    start_shift,
+    step_size,
 )
-from latticegnn.pretrained import read_settings, read_weights, write
+from latticegnn.pretrained import decoded, read_settings, read_weights, write
+from latticegnn.rollout import Intervention, Rollout
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 
@@ -99,6 +98,8 @@ class LatticeModel(nn.Module):
         execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
             agree to rounding, and the log says which was chosen.
         checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
+        clamp: Lay the code on the input ports anew after every step, as a boundary condition (of a cellular automaton's
+            clamped cells), rather than at step 0 alone. No output port may then be an input port.
         dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
             `latticegnn.nn.modes.build_modes`. Random firing draws anew in each rollout of a model in training, from
             torch's generator, and is the same in every rollout of one in evaluation.
@@ -110,7 +111,8 @@ class LatticeModel(nn.Module):
 
     Raises:
         LightConeError: When the output ports lie outside the input ports' light cone.
-        ValueError: For a value out of range, an unknown name, or an embedding of another dimension.
+        ValueError: For a value out of range, an unknown name, a clamped output port, or an embedding of another
+            dimension.
     """
 
     input_nodes: Tensor
@@ -136,6 +138,7 @@ class LatticeModel(nn.Module):
         radial: bool = False,
         execution: Execution = "auto",
         checkpoint: bool = False,
+        clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
         seed: int = 0,
     ) -> None:
@@ -157,23 +160,28 @@ class LatticeModel(nn.Module):
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
             "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "dynamics": dynamics, "seed": seed,
+            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
-        self.execution, self.checkpoint = execution, checkpoint
+        self.execution, self.checkpoint, self.clamp = execution, checkpoint, clamp
         self.dynamics = build_modes(dynamics or {}, spec, inputs, outputs)
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
+        if clamp and bool(torch.isin(self.output_nodes, self.input_nodes).any()):
+            raise ValueError(
+                f"a clamped cell's state says nothing, so no output port may be one; got clamp with inputs on "
+                f"{inputs.face} and outputs on {outputs.face} that share cells; read another face, or drop clamp."
+            )
         place = coordinates(spec).double()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            step = min(1.0, (self._distance() + 1) / steps)
+            step = step_size(spec, inputs, outputs, steps)
             self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial)
             if initialisation == "shift":
-                self._start_shift(place, step)
+                start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2
             ports = (place[self.input_nodes].float() - centre) / centre.clamp_min(0.5)
             self.mapper = EmbeddingToLatticeMapper(ports, channels)
@@ -185,43 +193,56 @@ class LatticeModel(nn.Module):
         """Roll out the model's own number of steps."""
         return self.rollout(embedding)
 
-    def rollout(self, embedding: Tensor, steps: int | None = None, trajectory: bool = False) -> LatticeOutput:
+    def rollout(
+        self,
+        embedding: Tensor,
+        steps: int | None = None,
+        trajectory: bool = False,
+        start: Tensor | None = None,
+        intervene: Intervention | None = None,
+    ) -> LatticeOutput:
         """Carry embeddings through the lattice.
 
         Args:
             embedding: [B, D].
             steps: Steps to take, ≥ 0; the model's own by default.
             trajectory: Keep every state.
+            start: States to go on from [B, N, F] in place of the embeddings' own; with ``clamp`` the code is laid on
+                their input ports.
+            intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`.
         """
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
-        if embedding.dim() != 2 or embedding.shape[1] != self.embedding_dim:
+        self._check(embedding)
+        code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
+        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code))
+        if start is not None and start.shape != own.shape:
             raise ValueError(
-                f"embeddings must have shape [B, D] with D = {self.embedding_dim}; got {list(embedding.shape)}; "
-                "embed with the teacher this model was built for."
+                f"start must hold a state [B, N, F] for each embedding, {list(own.shape)}; got {list(start.shape)}; "
+                "take the state that an earlier rollout of as many embeddings gave."
             )
-        finite = torch.isfinite(embedding).all(dim=1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
-                f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
-            )
-        # Nodes first inside the loop: B and F are then one dense axis for the aggregation. Autocast ends at the maps.
-        code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes
-        start = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code)).transpose(0, 1).contiguous()
-        state, states = start, [start]
-        for state in self._states(start, count):
+        run = Rollout(
+            self._step(own.shape[0] * own.shape[1]),
+            self.dynamics,
+            own if start is None else start,
+            (nodes, own[:, nodes]) if self.clamp else None,
+            intervene,
+            int(torch.randint(2**31, ())) if self.training and self._random else 0,
+        )
+        states = [run.state]
+        for _ in range(count):
+            state = run.step()
             if trajectory:
                 states.append(state)
-        read = self.extractor(state[self.output_nodes].transpose(0, 1))
+        read = self.extractor(run.state[:, self.output_nodes])
         answer = self.transformer.decode(read).to(embedding.dtype)
         return LatticeOutput(
             embedding=embedding + answer if self.skip else answer,
             code=read,
-            state=state.transpose(0, 1),
+            state=run.state,
             steps=torch.full((embedding.shape[0],), count, device=embedding.device),
-            trajectory=torch.stack(states).transpose(1, 2) if trajectory else None,
+            trajectory=torch.stack(states) if trajectory else None,
         )
 
     @functools.cached_property
@@ -296,7 +317,7 @@ class LatticeModel(nn.Module):
             ValueError: When a file is damaged, of another format, or weights and configuration do not belong together.
         """
         folder = Path(path)
-        model = cls(**_decode(read_settings(folder, trust_code)))
+        model = cls(**decoded(read_settings(folder, trust_code), list(inspect.signature(cls).parameters)))
         weights = read_weights(folder)
         try:
             model.load_state_dict(weights)
@@ -306,32 +327,22 @@ class LatticeModel(nn.Module):
             ) from error
         return model.eval()
 
-    def _states(self, state: Tensor, count: int) -> Iterator[Tensor]:
-        """Yield the states after each step, nodes first [N, B, F]."""
-        advance = self._step(state.shape[0] * state.shape[1])
-        if isinstance(self.dynamics, Plain):
-            for _ in range(count):
-                state = advance(state)
-                yield state
-            return
+    @property
+    def _random(self) -> bool:
+        return any(isinstance(mode, Stochastic) for mode in self.dynamics.modules())
 
-        def cell(x: Tensor) -> Tensor:
-            return advance(x.transpose(0, 1).contiguous()).transpose(0, 1)
-
-        random = self.training and any(isinstance(mode, Stochastic) for mode in self.dynamics.modules())
-        first = int(torch.randint(2**31, ())) if random else 0
-        x = state.transpose(0, 1)
-        memory = self.dynamics.start(x)
-        for at in range(first, first + count):
-            x, memory = self.dynamics(cell, x, memory, at)
-            yield x.transpose(0, 1)
-
-    def _distance(self) -> int:
-        """Light-cone steps from input to output ports; the lattice's longest side where they are out of reach."""
-        try:
-            return steps_needed(self.spec, self.inputs, self.outputs)
-        except ValueError:
-            return max(self.spec.shape) - 1
+    def _check(self, embedding: Tensor) -> None:
+        if embedding.dim() != 2 or embedding.shape[1] != self.embedding_dim:
+            raise ValueError(
+                f"embeddings must have shape [B, D] with D = {self.embedding_dim}; got {list(embedding.shape)}; "
+                "embed with the teacher this model was built for."
+            )
+        finite = torch.isfinite(embedding).all(dim=1)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
+                f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
+            )
 
     def _step(self, rows: int) -> Callable[[Tensor], Tensor]:
         step, chosen = bind_step(self.cell, self.execution, self.checkpoint, rows)
@@ -339,36 +350,3 @@ class LatticeModel(nn.Module):
             self._told.add(chosen)
             logger.info("step: %s (execution: %s)", chosen, self.execution)
         return step
-
-    def _start_shift(self, place: Tensor, step: float) -> None:
-        way = place[self.output_nodes].mean(dim=0) - place[self.input_nodes].mean(dim=0)
-        sides = torch.tensor(self.spec.shape, dtype=way.dtype)
-        around = (way / sides).round() * sides  # a periodic axis is crossed the short way round
-        way = torch.where(torch.tensor(self.spec.periodic), way - around, way)
-        way[way.abs() < 1e-9] = 0.0
-        length = float(way.norm())
-        moving = [axis for axis in range(3) if way[axis] != 0]
-        spread = self.cell.spread
-        # The local tier, whose mean counts the cell itself, carries where there is no other.
-        able = self.cell.reaching if len(self.cell.reaching) == 1 else set(self.cell.reaching) - {Tier.LOCAL}
-        carriers = [t for t in sorted(able) if all(spread[t][axis] > 0 for axis in moving)]
-        if length < 1e-9 or not carriers:
-            return
-        speed = length / (self.steps * step)
-        reach = dict(zip(Tier, self.spec.thresholds, strict=True))
-        carrier = next((t for t in carriers if reach[t] >= speed), carriers[-1])
-        self.cell.start_shift((way / length * speed).tolist(), carrier)
-
-
-def _decode(settings: Mapping[str, Any]) -> dict[str, Any]:
-    known = inspect.signature(LatticeModel).parameters
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
-            raise ValueError(f"a model's configuration has the arguments of LatticeModel; got {key!r}; {hint}")
-    decoded = dict(settings)
-    for key, make in {"spec": LatticeSpec.from_dict, "inputs": Ports.from_dict, "outputs": Ports.from_dict}.items():
-        if decoded.get(key) is not None:
-            decoded[key] = make(decoded[key])
-    return decoded

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.nn import EXPERTS
 from latticegnn.nn.classpath import foreign
 
@@ -64,6 +66,28 @@ def read_settings(folder: Path, trust_code: bool) -> dict[str, Any]:
             "read that code, then pass trust_code=True."
         )
     return settings
+
+
+def decoded(settings: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Return a model's arguments: settings as `read_settings` gives them, with spec and ports as objects.
+
+    Args:
+        settings: Name to value.
+        known: Names that the model has.
+
+    Raises:
+        ValueError: For any other name, or a lattice or ports that break a rule.
+    """
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
+            raise ValueError(f"a model's configuration has the arguments of LatticeModel; got {key!r}; {hint}")
+    arguments = dict(settings)
+    for key, make in {"spec": LatticeSpec.from_dict, "inputs": Ports.from_dict, "outputs": Ports.from_dict}.items():
+        if arguments.get(key) is not None:
+            arguments[key] = make(arguments[key])
+    return arguments
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

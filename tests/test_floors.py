@@ -13,7 +13,7 @@ FLOORS = [
     ["lattice"],
     ["aggregate"],
     ["nn"],
-    ["pretrained", "model", "data"],
+    ["pretrained", "rollout", "model", "data"],
     ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],

@@ -304,3 +304,56 @@ def test_autocast_ends_at_the_maps_and_the_products(execution, interior) -> None
     assert not torch.equal(out.embedding, exact), "bfloat16 was in use"
     assert (out.embedding - exact).norm() < 0.03 * exact.norm()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_clamped_code_stays_on_the_input_ports() -> None:
+    model, e = make(clamp=True).double(), embeddings().double()
+    laid = model.rollout(e, steps=0).state[:, model.input_nodes]
+    out = model.rollout(e, steps=4, trajectory=True)
+    assert torch.equal(out.trajectory[:, :, model.input_nodes], laid.expand(5, *laid.shape))
+    state = out.trajectory[0]
+    for later in out.trajectory[1:]:
+        state = model.cell(state).index_copy(1, model.input_nodes, laid)
+        torch.testing.assert_close(later, state, rtol=1e-12, atol=1e-12)
+
+
+def test_clamped_ports_cannot_be_read(refuses) -> None:
+    with refuses("no output port may be one", "inputs on z- and outputs on surface", "drop clamp"):
+        make(clamp=True, inputs=Ports("z-"), outputs=Ports("surface"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"clamp": True}, {"dynamics": {"diffusion": {"rate": 0.1}}}])
+def test_a_rollout_in_two_parts_is_the_rollout_in_one(settings) -> None:
+    model, e = make(**settings).double(), embeddings().double()
+    half = model.rollout(e, steps=2)
+    torch.testing.assert_close(
+        model.rollout(e, steps=3, start=half.state).embedding, model.rollout(e, steps=5).embedding,
+        rtol=1e-12, atol=1e-12,
+    )  # fmt: skip
+
+
+def test_an_intervention_acts_between_the_steps() -> None:
+    model, e = make(clamp=True).double(), embeddings().double()
+    asked = []
+
+    def silence(state: torch.Tensor, taken: int) -> torch.Tensor:
+        asked.append(taken)
+        return state.index_fill(1, torch.tensor([7, 30]), 0.0) if taken != 1 else state
+
+    out = model.rollout(e, steps=3, trajectory=True, intervene=silence)
+    assert asked == [0, 1, 2, 3]
+    assert not out.trajectory[[0, 2, 3]][:, :, [7, 30]].any()
+    assert out.trajectory[1][:, [7, 30]].any()
+    laid = model.rollout(e, steps=0).state[:, model.input_nodes]
+    second = model.cell(out.trajectory[1]).index_copy(1, model.input_nodes, laid)
+    torch.testing.assert_close(out.trajectory[2], second.index_fill(1, torch.tensor([7, 30]), 0.0))
+
+
+def test_a_start_or_an_intervention_of_another_shape_is_refused(refuses) -> None:
+    model, e = make(), embeddings()
+    with refuses("start must hold a state", "[1, 60, 3]", "take the state"):
+        model.rollout(e, start=torch.zeros(1, 60, 3))
+    with refuses("an intervention must return states", "[1, 60, 3]", "return the changed copy"):
+        model.rollout(e, intervene=lambda state, taken: state[:1])
+    with refuses("an intervention must return states", "NoneType", "return the changed copy"):
+        model.rollout(e, intervene=lambda state, taken: None)
