@@ -16,6 +16,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   describe    tiers, degrees, light cone and size of a lattice
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds, or search a space of settings
+  analyse     look closer at a run that is done
   export      write a lattice as GraphML
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
@@ -136,6 +137,7 @@ def experiment(arguments: list[str]) -> int:
     """Train variants × seeds, or search a space, and print one table; another call goes on where this one stopped."""
     from jsonargparse.typing import PositiveInt
 
+    from latticegnn.report.sweep import draw_analyses
     from latticegnn.report.tables import format_differences, format_trials, format_variants
     from latticegnn.training.callbacks import Stopped
     from latticegnn.training.experiment import load_experiment, run_experiment
@@ -159,10 +161,31 @@ def experiment(arguments: list[str]) -> int:
             folder, rows = run_experiment(settings.config, settings.workers)
             print(format_variants(rows))
             print(format_differences(rows))
+            for file in draw_analyses(folder):
+                print(file)
     except Stopped as stopped:
         print(f"latticegnn: {stopped}; call the same command again to go on.", file=sys.stderr)
         return 128 + stopped.number
     print(folder)
+    return 0
+
+
+def analyse(arguments: list[str]) -> int:
+    """Look closer at a run that is done: print what is found, and keep it in the run's folder."""
+    from latticegnn.report.sweep import draw_analyses
+    from latticegnn.report.tables import format_rows
+    from latticegnn.training.analyses import Analyses
+    from latticegnn.training.analyses import analyse as look
+
+    parser = _parser("analyse", "Look closer at a run that is done, on its held-out rows.")
+    parser.add_argument("run", type=Path, help="Folder of the run, for instance runs/latest.")
+    parser.add_class_arguments(Analyses)
+    settings = _parse(parser, arguments)
+    folder = settings.pop("run")
+    for name, rows in look(folder, Analyses(**settings)).items():
+        print(f"{name}\n{format_rows(rows)}")
+    for file in draw_analyses(folder):
+        print(file)
     return 0
 
 
@@ -252,6 +275,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "describe": describe,
     "doctor": doctor,
     "experiment": experiment,
+    "analyse": analyse,
     "export": export,
     "cache": cache,
     "bench": bench,

@@ -214,6 +214,23 @@ class LatticeModel(nn.Module):
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
+        run = self.begin(embedding, start, intervene)
+        states = [run.state]
+        for _ in range(count):
+            state = run.step()
+            if trajectory:
+                states.append(state)
+        answer, read = self.read(embedding, run.state)
+        return LatticeOutput(
+            embedding=answer,
+            code=read,
+            state=run.state,
+            steps=torch.full((embedding.shape[0],), count, device=embedding.device),
+            trajectory=torch.stack(states) if trajectory else None,
+        )
+
+    def begin(self, embedding: Tensor, start: Tensor | None = None, intervene: Intervention | None = None) -> Rollout:
+        """Lay embeddings on the input ports and return the rollout at step 0; the arguments are those of `rollout`."""
         self._check(embedding)
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
         own = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code))
@@ -222,7 +239,7 @@ class LatticeModel(nn.Module):
                 f"start must hold a state [B, N, F] for each embedding, {list(own.shape)}; got {list(start.shape)}; "
                 "take the state that an earlier rollout of as many embeddings gave."
             )
-        run = Rollout(
+        return Rollout(
             self._step(own.shape[0] * own.shape[1]),
             self.dynamics,
             own if start is None else start,
@@ -230,20 +247,20 @@ class LatticeModel(nn.Module):
             intervene,
             int(torch.randint(2**31, ())) if self.training and self._random else 0,
         )
-        states = [run.state]
-        for _ in range(count):
-            state = run.step()
-            if trajectory:
-                states.append(state)
-        read = self.extractor(run.state[:, self.output_nodes])
-        answer = self.transformer.decode(read).to(embedding.dtype)
-        return LatticeOutput(
-            embedding=embedding + answer if self.skip else answer,
-            code=read,
-            state=run.state,
-            steps=torch.full((embedding.shape[0],), count, device=embedding.device),
-            trajectory=torch.stack(states) if trajectory else None,
-        )
+
+    def read(self, embedding: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the answer off a state of the rollout that these embeddings began.
+
+        Args:
+            embedding: [B, D], which a model with ``skip`` adds.
+            state: [B, N, F].
+
+        Returns:
+            The answer in the teacher's space [B, D], and the code that was decoded, see `LatticeOutput`.
+        """
+        code = self.extractor(state[:, self.output_nodes])
+        answer = self.transformer.decode(code).to(embedding.dtype)
+        return embedding + answer if self.skip else answer, code
 
     @functools.cached_property
     def graph(self) -> Data:

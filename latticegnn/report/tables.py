@@ -69,6 +69,13 @@ def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def format_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Lay out rows that all have the same keys: a column a key."""
+    head = list(rows[0])
+    values = [[f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in head] for row in rows]
+    return columns([head, *values])
+
+
 def format_trials(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out a search's table: a row a trial, the best first, with its validation loss and its settings."""
     keys = [key for key in rows[0] if key not in ("trial", "loss", "reason")]

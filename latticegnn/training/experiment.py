@@ -20,6 +20,7 @@ import yaml
 from scipy.special import stdtrit
 
 from latticegnn.lattice.storage import write_atomically
+from latticegnn.training.analyses import Analyses, analyse
 from latticegnn.training.checkpoints import saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI
 from latticegnn.training.errors import OneLineParser, read_mapping
@@ -40,6 +41,7 @@ class Experiment:
         search: In place of variants, a space to search, see `latticegnn.training.search.Search`.
         seeds: Each variant is trained once with each of them.
         settings: Settings that replace the base's for all variants.
+        analyse: What to look at in each run's saved model, see `latticegnn.training.analyses.Analyses`.
         run_dir: Folder that holds the experiments' folders.
 
     Raises:
@@ -52,11 +54,17 @@ class Experiment:
     search: Search | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     settings: dict = field(default_factory=dict)
+    analyse: Analyses | None = None
     run_dir: Path = Path("runs")
 
     def __post_init__(self) -> None:
         """Check the lists."""
         if self.search is not None:
+            if self.analyse is not None:
+                raise ValueError(
+                    f"analyses look at the saved models of variants; got a search beside analyse {self.analyse}; leave "
+                    "out one of them."
+                )
             if self.variants:
                 raise ValueError(
                     f"an experiment has variants or a search; got both, {len(self.variants)} variants and a search; "
@@ -92,7 +100,8 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
 
     A run counts as done when its folder, named by variant, seed and a hash of all settings and of the files they name,
     holds ``metrics.json``. One that was broken off goes on from its last checkpoint. All missing variants are built
-    once before the first is trained. The rows, see `gather`, are also written to ``experiment.json``.
+    once before the first is trained. The rows, see `gather`, are also written to ``experiment.json``, and beside them
+    what was analysed: the rows of each analysis and variant, by seed.
 
     Args:
         path: The experiment's file.
@@ -132,7 +141,12 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
             Run(arguments, None if "--resume" in arguments else place).execute()
     results = {run: json.loads((place / "metrics.json").read_text(encoding="utf-8")) for run, place in runs.items()}
     rows = gather(results)
-    write_atomically(folder / "experiment.json", json.dumps({"table": rows}, indent=2).encode())
+    content: dict[str, Any] = {"table": rows, "analysis": {}}
+    if experiment.analyse is not None:
+        for (name, _), place in runs.items():
+            for kind, found in analyse(place, experiment.analyse).items():
+                content["analysis"].setdefault(kind, {}).setdefault(name, []).append(found)
+    write_atomically(folder / "experiment.json", json.dumps(content, indent=2).encode())
     return folder, rows
 
 

@@ -1,0 +1,91 @@
+"""Figures of what was looked at over a range: quality by steps, one curve a variant."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from latticegnn.report.plots import BLUE, GREY, METRICS, OTHERS, VERMILLION, save, styled
+
+Curve = Sequence[tuple[float, float]]
+
+
+@styled
+def sweep(curves: Mapping[str, Sequence[Curve]], metric: str, along: str) -> Figure:
+    """Draw a metric over what was swept: the median of each name's curves, and the span from lowest to highest.
+
+    Metrics that a constant answer would bring to 0 are drawn from just below 0 to 1; what lies lower leaves the panel.
+
+    Args:
+        curves: Name to curves, one a seed, all over the same values; a value that is not finite is a gap.
+        metric: A name of `METRICS`.
+        along: What was swept, the label of the horizontal axis.
+
+    Raises:
+        ValueError: When the metric is unknown, or a name's curves are none or over different values.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"The metric must be one of {', '.join(METRICS)}; received {metric!r}. Choose one of them.")
+    for name, several in curves.items():
+        places = {tuple(x for x, _ in curve) for curve in several}
+        if len(places) != 1:
+            raise ValueError(
+                f"The curves of a name lie over the same values, and there is at least one; received {len(places)} "
+                f"sets of values for {name!r}. Compute them over one range."
+            )
+    label, better = METRICS[metric]
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    colours = [VERMILLION, BLUE, *OTHERS] * len(curves)
+    for colour, (name, several) in zip(colours, curves.items(), strict=False):
+        x = [place for place, _ in several[0]]
+        columns = [[y for _, y in points] for points in zip(*several, strict=True)]
+        whole = [all(math.isfinite(y) for y in ys) for ys in columns]
+        middle, low, high = (
+            [pick(ys) if fine else math.nan for ys, fine in zip(columns, whole, strict=True)]
+            for pick in (statistics.median, min, max)
+        )
+        axes.plot(x, middle, color=colour, label=name, marker="o", markersize=3)
+        if len(several) > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    if better == "higher":
+        axes.set_ylim(-0.05, 1.02)
+    axes.set_title(label)
+    axes.set_xlabel(along)
+    axes.set_ylabel(f"{better} is better", color=GREY)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y")
+    axes.legend(loc="best")
+    return figure
+
+
+def draw_analyses(folder: Path) -> list[Path]:
+    """Draw what `latticegnn.training.analyses` found for a run or an experiment, and return the figures' files.
+
+    Args:
+        folder: A run's, with its folder ``analysis``, or an experiment's, with ``experiment.json``.
+    """
+    steps = _steps(folder)
+    if not steps:
+        return []
+    first = next(iter(steps.values()))[0][0]
+    metric = "mrr@10" if "mrr@10" in first else "explained_variance"
+    curves = {name: [[(row["steps"], row[metric]) for row in rows] for rows in runs] for name, runs in steps.items()}
+    file = folder / "analysis" / "steps.png"
+    save(sweep(curves, metric, "steps"), file)
+    return [file]
+
+
+def _steps(folder: Path) -> dict[str, list[list[dict[str, float]]]]:
+    whole, single = folder / "experiment.json", folder / "analysis" / "steps.json"
+    if whole.is_file():
+        return dict(json.loads(whole.read_text(encoding="utf-8"))["analysis"].get("steps", {}))
+    if single.is_file():
+        return {"lattice": [json.loads(single.read_text(encoding="utf-8"))["rows"]]}
+    return {}
