@@ -85,7 +85,7 @@ def draw_analyses(folder: Path) -> list[Path]:
 def _steps(folder: Path) -> dict[str, list[list[dict[str, float]]]]:
     whole, single = folder / "experiment.json", folder / "analysis" / "steps.json"
     if whole.is_file():
-        return dict(json.loads(whole.read_text(encoding="utf-8"))["analysis"].get("steps", {}))
+        return dict(json.loads(whole.read_text(encoding="utf-8")).get("analysis", {}).get("steps", {}))
     if single.is_file():
         return {"lattice": [json.loads(single.read_text(encoding="utf-8"))["rows"]]}
     return {}

@@ -38,9 +38,7 @@ class Analyses:
                 f"an analysis must be asked for, of {', '.join(asdict(self))}; got none; set steps to 24, for example."
             )
         if self.steps is not None and self.steps < 1:
-            raise ValueError(
-                f"steps to look at must be at least 1; got {self.steps}; three times the model's is usual."
-            )
+            raise ValueError(f"steps to look at must be at least 1; got {self.steps}; set it to 24, for example.")
 
 
 def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:

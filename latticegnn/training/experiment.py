@@ -141,8 +141,9 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
             Run(arguments, None if "--resume" in arguments else place).execute()
     results = {run: json.loads((place / "metrics.json").read_text(encoding="utf-8")) for run, place in runs.items()}
     rows = gather(results)
-    content: dict[str, Any] = {"table": rows, "analysis": {}}
+    content: dict[str, Any] = {"table": rows}
     if experiment.analyse is not None:
+        content["analysis"] = {}
         for (name, _), place in runs.items():
             for kind, found in analyse(place, experiment.analyse).items():
                 content["analysis"].setdefault(kind, {}).setdefault(name, []).append(found)

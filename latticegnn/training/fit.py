@@ -190,7 +190,10 @@ class Run:
         cost["spike"] = spike(module.losses, start=math.ceil(module.optim.warmup * len(module.losses)))
         if self.cli.config.refit_readout:
             splits = self.data.splits
-            cost["readout_penalty"] = refit_readout(module.model, splits["train"], splits["validation"], module.loss)
+            span = module.unroll.span if isinstance(module.model, LatticeModel) else None
+            cost["readout_penalty"] = refit_readout(
+                module.model, splits["train"], splits["validation"], module.loss, span
+            )
         return cost | {"seconds": round(module.seconds(), 2)}
 
     def _with_remedy(self, error: FloatingPointError | OSError) -> Exception:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
+from latticegnn.model import LatticeModel
 from latticegnn.training.losses import LossWeights, loss_terms
 
 logger = logging.getLogger("latticegnn")
@@ -18,7 +19,13 @@ PENALTIES = tuple(10.0**k for k in range(-4, 4))
 
 
 @torch.no_grad()
-def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: EmbeddingSplit, loss: LossWeights) -> float:
+def refit_readout(
+    model: nn.Module,
+    train: EmbeddingSplit,
+    validation: EmbeddingSplit,
+    loss: LossWeights,
+    span: tuple[int, int] | None = None,
+) -> float:
     r"""Solve the decoder by ridge regression on what the trained model reads, the rest held fixed.
 
     With z the standardised code of the n training rows and y what is to be decoded (the target, less the input where
@@ -37,13 +44,14 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
         train: The rows that are fitted, `SAMPLE` of them at most.
         validation: The rows that decide.
         loss: Weights of the loss.
+        span: Fewest and most steps after which a lattice is read, the rows taking turns; after its own unless given.
 
     Returns:
         The penalty chosen; 0 where the decoder was kept.
     """
     model.eval()
     (inputs, targets), (given, expected) = train.tensors(SAMPLE), validation.tensors()
-    code, held_out = _read(model, inputs), _read(model, given)
+    code, held_out = _read(model, inputs, span), _read(model, given, span)
     wanted = targets - inputs if model.skip else targets
     mean, deviation, centre = code.mean(dim=0), code.std(dim=0).clamp_min(1e-8), wanted.mean(dim=0)
     z = (code - mean) / deviation
@@ -69,8 +77,21 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
     return chosen
 
 
-def _read(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
-    return torch.cat([model(batch).code for batch in inputs.split(batch_size)])
+def _read(model: nn.Module, inputs: Tensor, span: tuple[int, int] | None, batch_size: int = 256) -> Tensor:
+    batches = inputs.split(batch_size)
+    if span is None:
+        return torch.cat([model(batch).code for batch in batches])
+    assert isinstance(model, LatticeModel)
+    low, high = span
+    codes = []
+    for batch in batches:
+        run, turn = model.begin(batch), low + torch.arange(len(batch)) % (high - low + 1)
+        code = model.read(batch, run.state)[1]
+        for step in range(1, high + 1):
+            state, rows = run.step(), (turn == step).nonzero()[:, 0]
+            code[rows] = model.read(batch[rows], state[rows])[1]
+        codes.append(code)
+    return torch.cat(codes)
 
 
 def _ridge(z: Tensor, y: Tensor) -> Iterator[tuple[float, Tensor]]:

@@ -48,6 +48,11 @@ class Unroll:
         if not 0 < self.part <= 1:
             raise ValueError(f"unroll.part must be above 0 and at most 1; got {self.part}; 0.5 is the default.")
 
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """Fewest and most steps after which an answer is wanted; None for the model's own number alone."""
+        return (self.low, self.high) if self.mode == "random" and self.low and self.high else None
+
     def steps(self, update: int, updates: int, seed: int) -> int | None:
         """Return T for one update; None for the model's own.
 

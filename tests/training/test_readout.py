@@ -1,16 +1,19 @@
 """The solved readout: closed form, choice by validation, and both spaces."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from latticegnn.analysis.baselines import CodeMLP
+from latticegnn.analysis.metrics import fvu
 from latticegnn.data import EmbeddingData
 from latticegnn.lattice import LatticeSpec
 from latticegnn.model import LatticeModel
 from latticegnn.training.losses import LossWeights, loss_terms
-from latticegnn.training.readout import refit_readout
+from latticegnn.training.readout import _read, refit_readout
 
 SPEC = LatticeSpec((5, 5, 5), radii=(0.5, 1.0, 1.5))
 DIM = 12
@@ -83,3 +86,25 @@ def test_more_numbers_than_rows_are_solved_in_the_space_of_rows(splits) -> None:
     penalty = refit_readout(wide, train, splits["validation"], LossWeights())
     assert penalty > 0
     assert loss_of(wide, splits["validation"]) < loss
+
+
+def test_a_readout_for_any_step_is_solved_on_rows_that_take_turns(splits) -> None:
+    model = LatticeModel(SPEC, embedding_dim=DIM, steps=5).eval()
+    train = splits["train"]
+    model.fit_maps(train.inputs, train.targets)
+    with torch.no_grad():
+        apart = [model.rollout(train.inputs, steps=steps).code for steps in (5, 6, 7)]
+        wanted = torch.stack([apart[row % 3][row] for row in range(len(train.inputs))])
+        found = _read(model, train.inputs, (5, 7), batch_size=300)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+    def worst(model: LatticeModel) -> float:
+        test = splits["test"]
+        with torch.no_grad():
+            answers = [model.rollout(test.inputs, steps=steps).embedding for steps in (5, 6, 7)]
+        return max(fvu(answer, test.targets, train.targets.mean(dim=0)) for answer in answers)
+
+    at_its_own, over_all = copy.deepcopy(model), copy.deepcopy(model)
+    refit_readout(at_its_own, train, splits["validation"], LossWeights())
+    refit_readout(over_all, train, splits["validation"], LossWeights(), (5, 7))
+    assert worst(over_all) < worst(at_its_own)
