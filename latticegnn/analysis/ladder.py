@@ -74,8 +74,9 @@ def sheet(model: LatticeModel) -> LatticeModel:
             f"{model.outputs.placement} {faces[1]}; leave sheet out of baselines."
         )
     depth = spec.shape[axis]
-    around: Boundary = "periodic" if all(spec.periodic[a] for a in range(3) if a != axis) else "open"
-    along: Boundary = "periodic" if spec.periodic[axis] else "open"
+    others = {spec.boundaries[a] for a in range(3) if a != axis}
+    around: Boundary = others.pop() if len(others) == 1 else "open"
+    along = spec.boundaries[axis]
     flat = LatticeSpec(
         (spec.num_nodes // depth, depth, 1), connectivity=spec.connectivity, boundary=(around, along, "open"),
         order=spec.order, radii=spec.thresholds, edges=spec.edges,

@@ -214,6 +214,13 @@ def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
 def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: int, moments: int) -> nn.Module:
     name = f"expert of the {tier.name.lower()} tier"
     if not isinstance(built, Expert):
+        spec = lattice if isinstance(lattice, LatticeSpec) else lattice.spec
+        if any(spec.absorbing):
+            raise ValueError(
+                f"{name}: the zeros beyond an absorbing boundary are on no edge, and so unknown to a layer that works "
+                f"edge by edge; got {type(built).__name__} with boundary {spec.boundary}; choose another boundary, or "
+                "an expert that is linear in its neighbours."
+            )
         graph = build_graph(lattice) if isinstance(lattice, LatticeSpec) else lattice
         chosen = graph.edge_tier == int(tier)
         try:
