@@ -96,6 +96,7 @@ class LatticeModel(nn.Module):
             that nothing is learned then.
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
         radial: Learn a weight for each distance between neighbours, see `LatticeCell`.
+        soft_tiers: Learn where tiers end, with edges of this softness in cells, see `latticegnn.nn.SoftTiers`.
         execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
             agree to rounding, and the log says which was chosen.
         checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
@@ -134,6 +135,7 @@ class LatticeModel(nn.Module):
         require_light_cone: bool = True,
         backend: str = "auto",
         radial: bool = False,
+        soft_tiers: float | None = None,
         execution: Execution = "auto",
         checkpoint: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
@@ -156,8 +158,8 @@ class LatticeModel(nn.Module):
             "spec": spec.to_dict(), "embedding_dim": embedding_dim, "channels": channels, "hidden": hidden,
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
-            "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "dynamics": dynamics, "seed": seed,
+            "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "soft_tiers": soft_tiers,
+            "execution": execution, "checkpoint": checkpoint, "dynamics": dynamics, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
@@ -171,7 +173,7 @@ class LatticeModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             step = min(1.0, (self._distance() + 1) / steps)
-            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial)
+            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial, soft_tiers)
             if initialisation == "shift":
                 self._start_shift(place, step)
             centre = (torch.tensor(spec.shape) - 1) / 2

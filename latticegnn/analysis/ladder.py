@@ -17,7 +17,7 @@ from latticegnn.aggregate import COMPONENTS, Aggregator
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.lattice.spec import Boundary
 from latticegnn.model import LatticeModel
-from latticegnn.nn import Expert, LatticeCell
+from latticegnn.nn import Expert, LatticeCell, SoftTiers
 from latticegnn.nn.cell import MOMENTS
 
 ROWS = sum(COMPONENTS[moment] for moment in MOMENTS)
@@ -102,6 +102,7 @@ def single_expert(model: LatticeModel) -> LatticeModel:
         model,
         spec=LatticeSpec(**settings, radii=radii),
         experts={"local": experts["functional"]} if "functional" in experts else None,
+        soft_tiers=None,
     )
 
 
@@ -200,7 +201,14 @@ def _random_cell(model: LatticeModel) -> LatticeCell:
         torch.manual_seed(given["seed"])
         step, backend = float(model.cell.step.detach()), given["backend"]
         cell = LatticeCell(
-            model.spec, model.channels, given["hidden"], given["experts"], step, backend, given["radial"]
+            model.spec,
+            model.channels,
+            given["hidden"],
+            given["experts"],
+            step,
+            backend,
+            given["radial"],
+            given["soft_tiers"],
         )
     return cell.to(model.decoder.weight)
 
@@ -223,6 +231,8 @@ def _rebuilt(model: LatticeModel, **changes: Any) -> LatticeModel:
 
 
 def _require_linear(cell: LatticeCell, name: str) -> None:
+    if isinstance(cell.aggregator, SoftTiers):
+        raise ValueError(f"the rung {name} needs hard tiers; got soft ones; leave {name} out of baselines.")
     edgewise = [tier for tier, expert in cell.experts.items() if not isinstance(expert, Expert)]
     if edgewise:
         raise ValueError(

@@ -211,7 +211,8 @@ def degrees(spec: LatticeSpec) -> Tensor:
     Mirror images beyond a reflecting boundary count, its own among them; cells beyond an absorbing one do not.
     """
     parts = stencil(spec)
-    return _by_tier(spec, parts, _target_boxes(spec, parts.offsets)) - _itself(spec)
+    itself = torch.tensor([1, 0, 0])
+    return _by_label(spec, parts.tier, 3, _target_boxes(spec, parts.offsets)) - itself
 
 
 def divisors(spec: LatticeSpec) -> Tensor:
@@ -220,27 +221,31 @@ def divisors(spec: LatticeSpec) -> Tensor:
     The number of neighbours, the cell itself counted in the local tier, and the zeros beyond an absorbing boundary.
     """
     parts = stencil(spec)
-    return _by_tier(spec, parts, _target_boxes(spec, parts.offsets, ("periodic", "reflecting", "absorbing")))
+    return _by_label(spec, parts.tier, 3, _target_boxes(spec, parts.offsets, ("periodic", "reflecting", "absorbing")))
 
 
-def _itself(spec: LatticeSpec) -> Tensor:
-    return torch.tensor([[1, 0, 0]]).expand(spec.num_nodes, 3)
+def divisors_by_distance(spec: LatticeSpec) -> tuple[Tensor, Tensor]:
+    """Return the distinct distances, float64 [S] and rising from 0, and `divisors` by distance, LongTensor [N, S]."""
+    offsets = stencil(spec).offsets
+    squared, shell = offsets.square().sum(1).unique(return_inverse=True)
+    boxes = _target_boxes(spec, offsets, ("periodic", "reflecting", "absorbing"))
+    return squared.double().sqrt(), _by_label(spec, shell, len(squared), boxes)
 
 
-def _by_tier(spec: LatticeSpec, parts: Stencil, boxes: tuple[Tensor, Tensor]) -> Tensor:
-    """Count each cell's offsets by tier, given the box of cells that each offset counts for.
+def _by_label(spec: LatticeSpec, labels: Tensor, count: int, boxes: tuple[Tensor, Tensor]) -> Tensor:
+    """Count each cell's offsets by label, LongTensor [N, count], given the box of cells that each offset counts for.
 
     Each offset adds one to a box of cells. The boxes are entered in a 3D difference array at their eight corners and
-    summed once along each axis: O(K + N) work, no edges.
+    summed once along each axis: O(K + N·count) work, no edges.
     """
     x, y, z = spec.shape
-    count = torch.zeros((x + 1) * (y + 1) * (z + 1), 3, dtype=torch.long)
+    total = torch.zeros((x + 1) * (y + 1) * (z + 1) * count, dtype=torch.long)
     corners = torch.stack(boxes)  # [2, K, 3]: low, high
-    one_hot = torch.nn.functional.one_hot(parts.tier, 3)
     for i, j, k in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
         corner = torch.stack([corners[i, :, 0], corners[j, :, 1], corners[k, :, 2]], dim=1)
-        count.index_add_(0, _raster_index(corner, (x + 1, y + 1, z + 1)), one_hot * (-1) ** (i + j + k))
-    grid = count.reshape(x + 1, y + 1, z + 1, 3).cumsum(0).cumsum(1).cumsum(2)[:x, :y, :z]
+        at = _raster_index(corner, (x + 1, y + 1, z + 1)) * count + labels
+        total.index_add_(0, at, torch.full_like(at, (-1) ** (i + j + k)))
+    grid = total.reshape(x + 1, y + 1, z + 1, count).cumsum(0).cumsum(1).cumsum(2)[:x, :y, :z]
     place = coordinates(spec)
     return grid[place[:, 0], place[:, 1], place[:, 2]]
 

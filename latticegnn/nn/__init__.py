@@ -25,5 +25,6 @@ from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
 from latticegnn.nn.modes import build_modes as build_modes
+from latticegnn.nn.soft_tiers import SoftTiers as SoftTiers
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.wave import Wave as Wave
