@@ -94,8 +94,8 @@ class LatticeCell(MessagePassing):
             )
         settings = _settings(experts)
         self.num_nodes, self.channels = int(lattice.num_nodes), channels
-        #: Mean square offset along each axis by tier, which turns a tier's first moment into a slope.
         soft = None if soft_tiers is None else SoftTiers(lattice, soft_tiers, backend)
+        #: Mean square offset along each axis by tier, which turns a tier's first moment into a slope.
         self.spread = _spread(lattice) if soft is None else soft.spread
         present = tuple(self.spread)
         # Tiers that hold more than the cell itself are aggregated; their moments sit side by side in one product.

@@ -115,8 +115,9 @@ class FaceExchange(nn.Module):
             source, target = neighbours(spec, offset)
             row[target] = source
             if any(step and zeros for step, zeros in zip(offset, spec.absorbing, strict=True)):
-                lost += weight
-                lost[target] -= weight
+                missing = torch.ones(spec.num_nodes, dtype=torch.bool)
+                missing[target] = False
+                lost[missing] += weight
         self.register_buffer("sources", sources, persistent=False)
         self.register_buffer("lost", lost if any(spec.absorbing) else None, persistent=False)
 
