@@ -95,6 +95,7 @@ class LatticeModel(nn.Module):
             that nothing is learned then.
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
         radial: Learn a weight for each distance between neighbours, see `LatticeCell`.
+        soft_tiers: Learn where tiers end, with edges of this softness in cells, see `latticegnn.nn.SoftTiers`.
         execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
             agree to rounding, and the log says which was chosen.
         checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
@@ -136,12 +137,14 @@ class LatticeModel(nn.Module):
         require_light_cone: bool = True,
         backend: str = "auto",
         radial: bool = False,
+        soft_tiers: float | None = None,
         execution: Execution = "auto",
         checkpoint: bool = False,
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
         seed: int = 0,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         counts = {"embedding_dim": embedding_dim, "channels": channels, "hidden": hidden, "steps": steps}
         for name, value in counts.items():
@@ -155,12 +158,8 @@ class LatticeModel(nn.Module):
         check_tiers(spec)
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
-        self.settings: dict[str, Any] = {
-            "spec": spec.to_dict(), "embedding_dim": embedding_dim, "channels": channels, "hidden": hidden,
-            "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
-            "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
-            "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "seed": seed,
+        self.settings: dict[str, Any] = given | {
+            "spec": spec.to_dict(), "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
@@ -179,7 +178,7 @@ class LatticeModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             step = step_size(spec, inputs, outputs, steps)
-            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial)
+            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial, soft_tiers)
             if initialisation == "shift":
                 start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2

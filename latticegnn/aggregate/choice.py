@@ -23,7 +23,7 @@ def estimates(moments: Moments) -> dict[str, float]:
 
     Distance weights add their own gradient: a quarter to sparse, a third to dft, a half to dense. "fft" is left out,
     since the same transforms as matrix products are faster at every size that fits; "edge" and "segment" since they
-    are slower than sparse everywhere.
+    are slower than sparse everywhere; and a backend that cannot serve these functionals.
 
     Args:
         moments: The functionals.
@@ -44,6 +44,8 @@ def estimates(moments: Moments) -> dict[str, float]:
     }
     if moments.radial:
         found = {name: cost * {"sparse": 5 / 4, "dft": 4 / 3, "dense": 3 / 2}[name] for name, cost in found.items()}
+    if not dense.servable(moments):
+        del found["dense"]
     return found
 
 

@@ -27,13 +27,19 @@ class DenseAggregator(Aggregator):
         - output: [R, N, B, F]
 
     Raises:
-        ValueError: When the matrix does not fit in memory.
+        ValueError: When the matrix does not fit in memory, or for distance weights beside a reflecting boundary.
     """
 
     backend = "dense"
 
     def __init__(self, moments: Moments) -> None:
         super().__init__(moments)
+        if not servable(moments):
+            raise ValueError(
+                "backend 'dense' keeps one distance for each pair of cells, and so one weight; got distance weights on "
+                f"the boundary {moments.spec.boundary}, where a cell is also seen at its mirror images' distances; use "
+                "backend: dft or sparse, or leave it auto."
+            )
         rows = self.count * self.num_nodes
         require(table_bytes(moments), self.backend, moments, f"{rows:,} × {self.num_nodes:,} numbers")
         self._moments = moments
@@ -64,7 +70,7 @@ class DenseAggregator(Aggregator):
         if key not in self._tables:
             source, row, value, shell = self._moments.entries()
             matrix = torch.zeros(self.count * self.num_nodes, self.num_nodes, dtype=like.dtype)
-            matrix[row, source] = value.to(like.dtype)
+            matrix.index_put_((row, source), value.to(like.dtype), accumulate=True)
             matrix = matrix.view(self.count, self.num_nodes, self.num_nodes)
             shells = torch.zeros((self.num_nodes,) * 2 if self.shells else (0, 0), dtype=torch.long)
             if self.shells:
@@ -76,6 +82,11 @@ class DenseAggregator(Aggregator):
     def __getstate__(self) -> dict[str, Any]:
         """Leave the matrix out of copies and pickles; it is remade at the first use."""
         return self.__dict__ | {"_tables": {}}
+
+
+def servable(moments: Moments) -> bool:
+    """Return whether a matrix of pairs of cells holds these functionals: distance weights want one distance a pair."""
+    return not (moments.radial and any(moments.spec.reflecting))
 
 
 def table_bytes(moments: Moments) -> int:

@@ -23,9 +23,10 @@ class DFT(Transform):
 
     A mean is even along all three axes and a first moment odd along its own, so each is one real, diagonal product
     between an analysis and a synthesis. (On an even periodic axis that is seen all round, the offset n/2 stands alone,
-    and a moment has an even part too.) An L-point transform as a product costs more operations than a fast one, 2·L a
-    cell, but they run an order of magnitude faster; and each product moves the next axis into place, so nothing is
-    transposed in between.
+    and a moment has an even part too.) A reflecting axis has the cosines of the DCT-II alone (Strang, 1999), even about
+    its walls: :math:`\cos\theta(i + \frac12)`, θ = πk/n for k < n, with the same two equations. An L-point transform as
+    a product costs more operations than a fast one, 2·L a cell, but they run an order of magnitude faster; and each
+    product moves the next axis into place, so nothing is transposed in between.
 
     See `Transform` for the arguments. A state's spectrum is [C, X', Y', Z'], as the way back wants it; an output's is
     [X', Y', Z', C], as the products leave it.
@@ -46,7 +47,7 @@ class DFT(Transform):
             return [even]
         span = self.spans[axis]
         odd = Part(row, (axis == 0, axis == 1, axis == 2))
-        return [odd, even] if span.periodic and 2 * span.high == span.length else [odd]
+        return [odd, even] if span.boundary == "periodic" and 2 * span.high == span.length else [odd]
 
     def response(self, part: Part, kernel: Tensor) -> Tensor:
         """Transform a kernel: [offsets of x, of y, of z] -> [X', Y', Z']."""
@@ -100,6 +101,8 @@ class DFT(Transform):
 
 def _bases(span: Span) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return one axis' analysis for even and for odd kernels, [L, n] each, and the kernels' [L, offsets]; float64."""
+    if span.boundary == "reflecting":
+        return _mirrored_bases(span)
     size = span.needed
     frequency = torch.cat([torch.arange(size // 2 + 1), torch.arange(1, (size + 1) // 2)]).unsqueeze(1)
     sine = (torch.arange(size) > size // 2).unsqueeze(1)
@@ -112,3 +115,16 @@ def _bases(span: Span) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     even = norm * torch.where(sine, cells.sin(), cells.cos())
     odd = norm * torch.where(sine, cells.cos(), -cells.sin())
     return even, odd, offsets.cos(), offsets.sin()
+
+
+def _mirrored_bases(span: Span) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the same for a reflecting axis: the orthonormal DCT-II basis, and its cosines turned into sines."""
+    size = span.length
+    frequency = torch.arange(size).unsqueeze(1)
+
+    def angle(twice: Tensor) -> Tensor:
+        return (frequency * twice % (4 * size)).double() * (math.pi / (2 * size))
+
+    cells, offsets = angle(2 * torch.arange(size) + 1), angle(2 * torch.arange(span.low, span.high + 1))
+    norm = torch.where(frequency == 0, 1.0, 2.0).double().div(size).sqrt()
+    return norm * cells.cos(), -norm * cells.sin(), offsets.cos(), offsets.sin()

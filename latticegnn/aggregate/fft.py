@@ -9,14 +9,20 @@ from latticegnn.aggregate.spectral import Part, Span, Transform
 
 
 class FFT(Transform):
-    """PyTorch's real fast Fourier transform over x, y and z, open axes padded with zeros to a fast length.
+    """PyTorch's real fast Fourier transform over x, y and z.
+
+    Open and absorbing axes are padded with zeros to a fast length, reflecting ones doubled by their mirror image.
 
     See `Transform` for the arguments. Spectra are complex, [C, X', Y', Z'/2 + 1].
     """
 
     def __init__(self, spans: list[Span], like: Tensor) -> None:
         super().__init__(spans, like)
-        self._rings = tuple(span.needed if span.periodic else fast_length(span.needed) for span in spans)
+        self._mirrors = [axis for axis, span in enumerate(spans, start=1) if span.boundary == "reflecting"]
+        self._rings = tuple(
+            (2 * span.length if axis in self._mirrors else span.needed) if span.whole else fast_length(span.needed)
+            for axis, span in enumerate(spans, start=1)
+        )
         self._cells = tuple(slice(0, span.length) for span in spans)
         self.size = self._rings[0] * self._rings[1] * (self._rings[2] + 2)
 
@@ -38,7 +44,9 @@ class FFT(Transform):
 
     def analyse(self, x: Tensor) -> Tensor:
         """Transform a state."""
-        grid = x.t().reshape(-1, *(span.length for span in self.spans))
+        grid = self._grid(x)
+        for axis in self._mirrors:
+            grid = torch.cat([grid, grid.flip(axis)], dim=axis)
         return torch.fft.rfftn(grid, self._rings, dim=(1, 2, 3))
 
     def filtered(self, part: Part, spectrum: Tensor, response: Tensor) -> Tensor:
@@ -46,8 +54,8 @@ class FFT(Transform):
         return self._cropped(spectrum * response.conj())
 
     def analyse_output(self, part: Part, g: Tensor) -> Tensor:
-        """Transform an output's gradient."""
-        return self.analyse(g)
+        """Transform an output's gradient, nothing beyond the lattice."""
+        return torch.fft.rfftn(self._grid(g), self._rings, dim=(1, 2, 3))
 
     def add_filtered(self, total: Tensor | None, spectrum: Tensor, response: Tensor) -> Tensor:
         """Convolve: the transpose of correlating."""
@@ -58,11 +66,20 @@ class FFT(Transform):
         return (spectrum * output.conj()).sum(0)
 
     def restore(self, spectrum: Tensor) -> Tensor:
-        """Transform back."""
-        return self._cropped(spectrum)
+        """Transform back, the mirror images' part added to the cells'."""
+        ring = torch.fft.irfftn(spectrum, self._rings, dim=(1, 2, 3))
+        for axis in self._mirrors:
+            cells, images = ring.chunk(2, dim=axis)
+            ring = cells + images.flip(axis)
+        return self._flat(ring)
 
     def _cropped(self, spectrum: Tensor) -> Tensor:
-        ring = torch.fft.irfftn(spectrum, self._rings, dim=(1, 2, 3))
+        return self._flat(torch.fft.irfftn(spectrum, self._rings, dim=(1, 2, 3)))
+
+    def _grid(self, x: Tensor) -> Tensor:
+        return x.t().reshape(-1, *(span.length for span in self.spans))
+
+    def _flat(self, ring: Tensor) -> Tensor:
         return ring[(slice(None), *self._cells)].flatten(1).t()
 
     def _wrapped(self, device: torch.device) -> list[Tensor]:

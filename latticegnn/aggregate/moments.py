@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from latticegnn.lattice import LatticeSpec, Tier, coordinates, degrees, edge_count, node_grid, stencil
-from latticegnn.lattice.stencil import squared_limits, tiers_of
+from latticegnn.lattice import LatticeSpec, Tier, coordinates, divisors, edge_count, node_grid, stencil
+from latticegnn.lattice.stencil import has_repeats, landing, mirrored, offset_codes, squared_limits, tiers_of
 
 Moment = Literal["mean", "gradient"]
 COMPONENTS: dict[str, int] = {"mean": 1, "gradient": 3}
@@ -28,8 +28,6 @@ class Kernel:
         tier: Their tiers, int64 [K].
         shell: Which distinct distance each has, from 0 to S − 1 in rising order, int64 [K].
         weight: 1 or an offset's component inside a functional's tier and 0 outside, float64 [R, K].
-        mirrored: ``weight`` at the opposite offset, which is what the transposed product needs, float64 [R, K]. It is
-            ± ``weight``, but not where the two ways round an even periodic axis are equally long: they are one offset.
         distances: The distinct distances, in cells, float64 [S].
     """
 
@@ -37,7 +35,6 @@ class Kernel:
     tier: Tensor
     shell: Tensor
     weight: Tensor
-    mirrored: Tensor
     distances: Tensor
 
 
@@ -61,7 +58,7 @@ class Moments:
     r"""R linear functionals of every cell's neighbourhood: one sparse matrix of shape [R·N, N], never stored.
 
     For a tier t with neighbours :math:`\mathcal{N}_t(i)` and :math:`o_{ij} = p_j - p_i` (the source seen from the
-    receiver, minimum image on periodic axes)
+    receiver, minimum image on periodic axes, the mirror image beyond a reflecting boundary)
 
     .. math::
         \text{mean}_i = \frac{1}{|\mathcal{N}_t(i)|} \sum_{j} w_{d_{ij}} x_j, \qquad
@@ -69,8 +66,9 @@ class Moments:
 
     with :math:`w = 1`, or, when ``radial``, one learned weight for each distinct distance d, shared by a tier's moments
     (a continuous filter, Schütt et al., 2017, on a lattice's few distances). Row ``r·N + i`` holds functional r of cell
-    i. A cell without neighbours in the tier gets zeros. Everything is float64, so that a backend asked for double
-    precision is exact to rounding.
+    i. A cell without neighbours in the tier gets zeros. :math:`\mathcal{N}_t(i)` holds an offset, and a cell as often
+    as it is seen; beyond an absorbing boundary :math:`x_j = 0`, counted by the divisor and in no entry. Everything is
+    float64, so that a backend asked for double precision is exact to rounding.
 
     A backend takes the form it needs: the translation-invariant `kernel` and `reciprocals`, or `blocks` of entries in
     row order. Nothing is computed before it is asked for.
@@ -115,71 +113,79 @@ class Moments:
         wanted = torch.isin(parts.tier, torch.tensor([int(tier) for tier, _ in self.functionals], dtype=torch.long))
         offsets, tier = parts.offsets[wanted], parts.tier[wanted]
         squared, shell = offsets.square().sum(1).unique(return_inverse=True)
-        half = torch.tensor([n // 2 if wraps and n % 2 == 0 else 0 for n, wraps in self._axes])
-        opposite = torch.where(offsets == half, offsets, -offsets)
+        values = [(tier == t).double() * (1 if axis is None else offsets[:, axis]) for t, axis in self.rows]
+        weight = torch.stack(values) if values else torch.zeros(0, len(offsets), dtype=torch.float64)
+        return Kernel(offsets, tier, shell, weight, squared.double().sqrt())
 
-        def on(place: Tensor) -> Tensor:
-            values = [(tier == t).double() * (1 if axis is None else place[:, axis]) for t, axis in self.rows]
-            return torch.stack(values) if values else torch.zeros(0, len(place), dtype=torch.float64)
+    @functools.cached_property
+    def _opposites(self) -> Tensor:
+        """Rows of `kernel` that lead back from every offset, int64 [8, K].
 
-        return Kernel(offsets, tier, shell, on(offsets), on(opposite), squared.double().sqrt())
-
-    @property
-    def _axes(self) -> list[tuple[int, bool]]:
-        return list(zip(self.spec.shape, self.spec.periodic, strict=True))
+        The opposite offset, but not where the two ways round an even periodic axis are equally long: they are one. And
+        seen in a mirror, both cells see each other at the same offset: row m is for mirrors across the axes whose bits
+        m has, 1, 2 and 4 for x, y and z.
+        """
+        offsets, axes = self.kernel.offsets, zip(self.spec.shape, self.spec.periodic, strict=True)
+        half = torch.tensor([n // 2 if wraps and n % 2 == 0 else 0 for n, wraps in axes])
+        mirrors = torch.arange(8).unsqueeze(1).bitwise_and(torch.tensor([1, 2, 4])) != 0
+        alike = mirrors.unsqueeze(1) | (offsets == half)
+        return self._offset_ids(torch.where(alike, offsets, -offsets).flatten(0, 1)).view(8, -1)
 
     def reciprocals(self) -> dict[Tier, Tensor]:
         """Compute 1/degree of every cell in each tier concerned, 0 where it has no neighbour; float64 [N] each."""
         tiers = {tier for tier, _ in self.functionals}
         if self.edges is None:
-            counted = degrees(self.spec) if tiers else torch.zeros(0, 3)
-            found = {tier: counted[:, int(tier)] + int(tier == Tier.LOCAL) for tier in tiers}  # itself is local
+            counted = divisors(self.spec) if tiers else torch.zeros(0, 3)
+            found = {tier: counted[:, int(tier)] for tier in tiers}
         else:
-            target, _, which = next(self.blocks())
+            target, _, which, _ = next(self.blocks())
             of = self.kernel.tier[which]
             found = {tier: torch.bincount(target[of == int(tier)], minlength=self.num_nodes) for tier in tiers}
         return {tier: torch.where(d > 0, 1.0 / d.double().clamp(min=1), 0.0) for tier, d in found.items()}
 
     def entry_counts(self) -> Tensor:
         """Count each functional's entries in closed form, an upper bound where edges are given; int64 [R]."""
-        sides, wraps = torch.tensor(self.spec.shape), torch.tensor(self.spec.periodic)
-        pairs = torch.where(wraps, sides, sides - self.kernel.offsets.abs()).prod(1)
+        sides, everywhere = torch.tensor(self.spec.shape), torch.tensor(self.spec.periodic + self.spec.reflecting)
+        whole = everywhere.view(2, 3).any(0)
+        pairs = torch.where(whole, sides, sides - self.kernel.offsets.abs()).prod(1)
         return ((self.kernel.weight != 0) * pairs).sum(1)
 
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield targets, sources and rows of `kernel` of all edges of the tiers concerned, in the order of targets."""
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield targets, sources and rows of `kernel` of all edges of the tiers concerned, in the order of targets.
+
+        The fourth tensor holds the rows of `kernel` of the reverse edges, which is what the transposed product needs.
+        """
         if self.edges is not None:
             ids = self._offset_ids(self.edges.offset)
             kept = ids >= 0
-            yield self.edges.target[kept], self.edges.source[kept], ids[kept]
+            yield self.edges.target[kept], self.edges.source[kept], ids[kept], self._opposites[0, ids[kept]]
             return
         place, grid, offsets = coordinates(self.spec), node_grid(self.spec).reshape(-1), self.kernel.offsets
         step = max(1, _BLOCK // max(1, len(offsets)))
         for start in range(0, self.num_nodes, step):
             cells = place[start : start + step]
             inside, flat = torch.ones(len(cells), len(offsets), dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-            for axis, (length, wraps) in enumerate(self._axes):
+            mirrors = torch.zeros_like(flat)
+            for axis, (length, boundary) in enumerate(zip(self.spec.shape, self.spec.boundaries, strict=True)):
                 position = cells[:, axis, None] + offsets[None, :, axis]
-                if wraps:
+                if boundary == "periodic":
                     position = position.remainder(length)
+                elif boundary == "reflecting":
+                    position, beyond = mirrored(position, length), (position < 0) | (position >= length)
+                    mirrors = mirrors + (beyond.long() << axis)
                 else:
                     inside &= (position >= 0) & (position < length)
                 flat = flat * length + position
             target, which = inside.nonzero(as_tuple=True)
-            yield target + start, grid[flat[target, which]], which
+            mirror = mirrors.expand(len(cells), len(offsets))[target, which]
+            yield target + start, grid[flat[target, which]], which, self._opposites[mirror, which]
 
     def _offset_ids(self, offset: Tensor) -> Tensor:
         """Return the row of `kernel` that holds each offset, −1 for those of other tiers."""
-        sides = torch.tensor(self.spec.shape)
-
-        def code(place: Tensor) -> Tensor:
-            shifted = place + sides - 1
-            return (shifted[:, 0] * 2 * sides[1] + shifted[:, 1]) * 2 * sides[2] + shifted[:, 2]
-
-        known, order = code(self.kernel.offsets).sort()
+        known, order = offset_codes(self.spec, self.kernel.offsets).sort()
         if len(known) == 0:
             return torch.full((len(offset),), -1)
-        wanted = code(offset)
+        wanted = offset_codes(self.spec, offset)
         at = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
         return torch.where(known[at] == wanted, order[at], -1)
 
@@ -192,7 +198,7 @@ class Moments:
         """
         reciprocals, kernel = self.reciprocals(), self.kernel
         parts: list[list[tuple[Tensor, ...]]] = [[] for _ in self.rows]
-        for target, source, which in self.blocks():
+        for target, source, which, _ in self.blocks():
             for r, (tier, _) in enumerate(self.rows):
                 weight = kernel.weight[r][which]
                 kept = weight != 0
@@ -217,7 +223,7 @@ def tier_moments(
 
     Raises:
         ValueError: For a graph without its spec, with an edge that the spec does not define, an edge twice, or one
-            whose reverse is missing.
+            whose reverse is missing, and with a reflecting or absorbing boundary for any edges but the spec's own.
     """
     chosen = tuple(functionals)
     if isinstance(lattice, LatticeSpec):
@@ -238,17 +244,22 @@ def tier_moments(
             f"{int(source[first])} → {int(target[first])} with offset {offset[first].tolist()} in tier "
             f"{int(lattice.edge_tier[first])}; give the spec other radii or ratios, and build the graph from it."
         )
-    forward, backward = (target * cells + source).sort(), (source * cells + target).sort()
-    if (forward[0][1:] == forward[0][:-1]).any():
+    if has_repeats(spec, source, target, offset):
         raise ValueError(
             "a lattice graph must hold each edge once; got an edge twice; coalesce the graph, or build it anew with "
             "build_graph(spec)."
         )
     if len(source) == sum(edge_count(spec).values()):
         place = coordinates(spec)
-        turns = torch.tensor([n if wraps else 2 * n for n, wraps in zip(spec.shape, spec.periodic, strict=True)])
-        if not (place[source] - place[target] - offset).remainder(turns).any():
+        if torch.equal(landing(spec, place[target] + offset), place[source]):
             return Moments(spec, chosen, radial)
+    if any(spec.reflecting + spec.absorbing):
+        raise ValueError(
+            "what lies beyond a reflecting or absorbing boundary is known for the edges that the spec defines alone; "
+            f"got a graph of boundary {spec.boundary} with other edges or another numbering, {len(source):,} edges; "
+            "use an open or periodic boundary, or the graph as build_graph(spec) made it."
+        )
+    forward, backward = (target * cells + source).sort(), (source * cells + target).sort()
     if not torch.equal(forward[0], backward[0]):
         raise ValueError(
             "a lattice graph's edges must be symmetric; got an edge whose reverse is missing; remove or add edges in "

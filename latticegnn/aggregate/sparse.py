@@ -43,7 +43,8 @@ class SparseAggregator(Aggregator):
     r"""Neighbourhood functionals as sparse matrix products, forward and backward.
 
     Each functional is one CSR matrix [N, N] with 32-bit indices (PyTorch copies longer ones on every product), built
-    in row order from the stencil. The lattice is symmetric, so the transposed matrix has the same pattern: forward and
+    in row order from the stencil; a cell seen at several offsets of a row, as beside a reflecting boundary, has as many
+    entries there, which add up. The lattice is symmetric, so the transposed matrix has the same pattern: forward and
     backward share their indices and differ in the values alone, those of the transpose being made when a gradient is
     first asked for. Accumulating one product a functional is also faster than one product with the stacked transpose.
     With distance weights there is a matrix for each functional and distance, and one pass over them in the backward
@@ -157,21 +158,20 @@ class SparseAggregator(Aggregator):
         """Make the matrices of one direction, and on first use the pattern that both directions share."""
         moments, kernel = self._moments, self._moments.kernel
         reciprocals, key = moments.reciprocals(), kernel.shell if moments.radial else kernel.tier
-        weights = kernel.mirrored if transposed else kernel.weight
         groups = [(g, r) for r, (tier, _) in enumerate(moments.rows) for g in key[kernel.tier == int(tier)].unique()]
         names = [(r, g) for g, r in sorted((int(g), r) for g, r in groups)]
         values: dict[tuple[int, int], list[Tensor]] = {name: [] for name in names}
         columns: dict[tuple[int, int], list[Tensor]] = {name: [] for name in names}
         lengths = {name: torch.zeros(self.num_nodes, dtype=torch.int32) for name in names}
         known = device in self._patterns
-        for target, source, which in moments.blocks():
+        for target, source, there, back in moments.blocks():
             if len(target) == 0:
                 continue
-            first, group = int(target[0]), key[which]
+            first, group, which = int(target[0]), key[there], back if transposed else there
             for g, members in itertools.groupby(names, lambda name: name[1]):
                 alike = (group == g).nonzero().squeeze(1)
                 for r, _ in members:
-                    weight = weights[r][which[alike]]
+                    weight = kernel.weight[r][which[alike]]
                     chosen, weight = alike[weight != 0], weight[weight != 0]
                     degree_of = source[chosen] if transposed else target[chosen]
                     values[r, g].append((weight * reciprocals[moments.rows[r][0]][degree_of]).to(dtype))

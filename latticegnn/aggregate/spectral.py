@@ -15,6 +15,7 @@ from latticegnn.aggregate.aggregator import Aggregator
 from latticegnn.aggregate.memory import require
 from latticegnn.aggregate.moments import Moments
 from latticegnn.lattice import node_grid
+from latticegnn.lattice.spec import Boundary
 
 #: Numbers of the spectrum of one chunk of channels, what a processor's own cache holds; at least so many channels.
 _CHUNK, _COLUMNS = 1 << 19, 4
@@ -24,18 +25,24 @@ _CHUNK, _COLUMNS = 1 << 19, 4
 class Span:
     """One lattice axis: n cells, and the offsets low … high at which a functional looks along it.
 
-    Zero-padded to n + max(high, −low), an open axis does not see its own far end when it is treated as a ring.
+    Zero-padded to n + max(high, −low), an open or absorbing axis does not see its own far end when it is treated as a
+    ring; a reflecting one is half of a ring of 2n cells.
     """
 
     length: int
-    periodic: bool
+    boundary: Boundary
     low: int
     high: int
 
     @property
+    def whole(self) -> bool:
+        """Whether the axis has as many frequencies as cells, and none to spare."""
+        return self.boundary in ("periodic", "reflecting")
+
+    @property
     def needed(self) -> int:
-        """The shortest ring on which the convolution is exact."""
-        return self.length if self.periodic else self.length + max(self.high, -self.low)
+        """The fewest frequencies with which the convolution is exact."""
+        return self.length if self.whole else self.length + max(self.high, -self.low)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def spans_of(moments: Moments) -> list[Span]:
     """Return the axes x, y and z with the offsets that occur along each."""
     offsets = torch.cat([moments.kernel.offsets, torch.zeros(1, 3, dtype=torch.long)])
     low, high = offsets.amin(0).tolist(), offsets.amax(0).tolist()
-    return [Span(*axis) for axis in zip(moments.spec.shape, moments.spec.periodic, low, high, strict=True)]
+    return [Span(*axis) for axis in zip(moments.spec.shape, moments.spec.boundaries, low, high, strict=True)]
 
 
 class Transform(ABC):
@@ -122,9 +129,10 @@ class SpectralAggregator(Aggregator):
     r"""Neighbourhood functionals as convolutions: transform the state once, multiply, transform each functional back.
 
     A functional's unnormalised sum is the same at every cell, :math:`\sum_o k_r(o)\, x_{i+o}`, and so diagonal in
-    Fourier space once open axes are padded with zeros; the division by the cell's degree follows. Exact to rounding,
-    with O(N) tables, whatever the radius. Distance weights enter the kernel, whose transform is then remade on each
-    call, and their gradient is read off the product of two spectra that the backward has anyway.
+    Fourier space once open axes are padded with zeros and reflecting ones continued by their mirror image; the division
+    by the cell's degree follows. Exact to rounding, with O(N) tables, whatever the radius. Distance weights enter the
+    kernel, whose transform is then remade on each call, and their gradient is read off the product of two spectra that
+    the backward has anyway.
 
     Channels are worked on in chunks whose spectra stay in the processor's cache. Tables are made once for each dtype
     and device the state arrives in.

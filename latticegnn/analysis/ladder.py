@@ -17,7 +17,7 @@ from latticegnn.aggregate import COMPONENTS, Aggregator
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.lattice.spec import Boundary
 from latticegnn.model import LatticeModel
-from latticegnn.nn import Expert, LatticeCell
+from latticegnn.nn import Expert, LatticeCell, SoftTiers
 from latticegnn.nn.cell import MOMENTS
 
 ROWS = sum(COMPONENTS[moment] for moment in MOMENTS)
@@ -74,8 +74,9 @@ def sheet(model: LatticeModel) -> LatticeModel:
             f"{model.outputs.placement} {faces[1]}; leave sheet out of baselines."
         )
     depth = spec.shape[axis]
-    around: Boundary = "periodic" if all(spec.periodic[a] for a in range(3) if a != axis) else "open"
-    along: Boundary = "periodic" if spec.periodic[axis] else "open"
+    others = {spec.boundaries[a] for a in range(3) if a != axis}
+    around: Boundary = others.pop() if len(others) == 1 else "open"
+    along = spec.boundaries[axis]
     flat = LatticeSpec(
         (spec.num_nodes // depth, depth, 1), connectivity=spec.connectivity, boundary=(around, along, "open"),
         order=spec.order, radii=spec.thresholds, edges=spec.edges,
@@ -101,6 +102,7 @@ def single_expert(model: LatticeModel) -> LatticeModel:
         model,
         spec=LatticeSpec(**settings, radii=radii),
         experts={"local": experts["functional"]} if "functional" in experts else None,
+        soft_tiers=None,
     )
 
 
@@ -199,7 +201,14 @@ def _random_cell(model: LatticeModel) -> LatticeCell:
         torch.manual_seed(given["seed"])
         step, backend = float(model.cell.step.detach()), given["backend"]
         cell = LatticeCell(
-            model.spec, model.channels, given["hidden"], given["experts"], step, backend, given["radial"]
+            model.spec,
+            model.channels,
+            given["hidden"],
+            given["experts"],
+            step,
+            backend,
+            given["radial"],
+            given["soft_tiers"],
         )
     return cell.to(model.decoder.weight)
 
@@ -222,6 +231,8 @@ def _rebuilt(model: LatticeModel, **changes: Any) -> LatticeModel:
 
 
 def _require_linear(cell: LatticeCell, name: str) -> None:
+    if isinstance(cell.aggregator, SoftTiers):
+        raise ValueError(f"the rung {name} needs hard tiers; got soft ones; leave {name} out of baselines.")
     edgewise = [tier for tier, expert in cell.experts.items() if not isinstance(expert, Expert)]
     if edgewise:
         raise ValueError(

@@ -13,7 +13,8 @@ def face_pairs(spec: LatticeSpec) -> list[tuple[Tensor, Tensor]]:
     """Return the pairs of cells that share a face, for x, y and z: two LongTensors each, the first cell below.
 
     Each pair is named once. A periodic axis closes with a pair from its last cell to its first, which takes at least
-    three cells (with two, that pair is there already).
+    three cells (with two, that pair is there already). What a reflecting or absorbing boundary shows beyond itself is
+    no further cell, and in no pair.
     """
     grid = node_grid(spec)
     pairs = []

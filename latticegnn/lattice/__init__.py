@@ -28,6 +28,8 @@ from latticegnn.lattice.spec import Tier as Tier
 from latticegnn.lattice.stencil import Stencil as Stencil
 from latticegnn.lattice.stencil import coordinates as coordinates
 from latticegnn.lattice.stencil import degrees as degrees
+from latticegnn.lattice.stencil import divisors as divisors
+from latticegnn.lattice.stencil import divisors_by_distance as divisors_by_distance
 from latticegnn.lattice.stencil import edge_count as edge_count
 from latticegnn.lattice.stencil import empty_tiers as empty_tiers
 from latticegnn.lattice.stencil import mean_square_offset as mean_square_offset

@@ -27,6 +27,9 @@ _STATE_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.fl
 def to_networkx(graph: Data, state: Tensor | None = None) -> nx.DiGraph:
     """Return the lattice as a networkx DiGraph whose edges point from source to target; self-edges are kept.
 
+    A lattice with a reflecting boundary becomes a MultiDiGraph, since a pair of cells may have several edges there; the
+    images beyond the boundary are no nodes, and an edge's offset tells which image it comes from.
+
     Nodes carry ``pos`` (x, y, z), ``input`` and ``output`` (bool), and ``state`` (list of F floats) where one is given.
     Edges carry ``tier`` ("local", "functional", "distant"), ``distance`` and ``offset`` (pos_source − pos_target).
     ``G.graph`` holds ``spec``, ``inputs`` and ``outputs`` as JSON texts, so that :func:`from_networkx` gives the graph
@@ -39,9 +42,7 @@ def to_networkx(graph: Data, state: Tensor | None = None) -> nx.DiGraph:
     Raises:
         ValueError: ``state`` is of another shape or type.
     """
-    import networkx as nx
-
-    result = nx.DiGraph(**{name: json.dumps(graph[name].to_dict()) for name in _DESCRIPTIONS})
+    result = _kind(graph.spec)(**{name: json.dumps(graph[name].to_dict()) for name in _DESCRIPTIONS})
     columns: dict[str, list[Any]] = {
         "pos": [tuple(place) for place in graph.pos.tolist()],
         "input": graph.input_mask.tolist(),
@@ -66,6 +67,12 @@ def to_networkx(graph: Data, state: Tensor | None = None) -> nx.DiGraph:
         )
     )
     return result
+
+
+def _kind(spec: LatticeSpec) -> type[nx.DiGraph]:
+    import networkx as nx
+
+    return nx.MultiDiGraph if any(spec.reflecting) else nx.DiGraph
 
 
 def _one_state(state: Tensor, cells: int) -> Tensor:
@@ -93,7 +100,10 @@ def from_networkx(network: nx.DiGraph) -> Data:
         )
     try:
         nodes = [network.nodes[node] for node in range(spec.num_nodes)]
-        edges = sorted((target, source, values) for source, target, values in network.edges(data=True))
+        edges = sorted(
+            ((target, source, values) for source, target, values in network.edges(data=True)),
+            key=lambda edge: (edge[0], edge[1], tuple(edge[2]["offset"])),
+        )
         graph = Data(
             pos=torch.tensor([values["pos"] for values in nodes], dtype=torch.float32),
             edge_index=torch.tensor([[edge[1] for edge in edges], [edge[0] for edge in edges]], dtype=torch.long),
@@ -200,7 +210,7 @@ def read_graphml(path: str | os.PathLike[str]) -> nx.DiGraph:
     try:
         flat = nx.read_graphml(path, node_type=int)
         descriptions = {name: flat.graph[name] for name in (*_DESCRIPTIONS, "state_dtype") if name in flat.graph}
-        network = nx.DiGraph(**descriptions)
+        network = _kind(_descriptions(flat)[0])(**descriptions)
         for node, values in flat.nodes(data=True):
             place = (values["x"], values["y"], values["z"])
             network.add_node(node, pos=place, input=values["input"], output=values["output"])

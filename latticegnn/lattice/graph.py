@@ -14,7 +14,10 @@ from latticegnn.lattice.stencil import (
     coordinates,
     edge_count,
     empty_tiers,
+    has_repeats,
+    mirrored,
     node_grid,
+    offset_codes,
     shift,
     squared_limits,
     stencil,
@@ -35,7 +38,9 @@ _PEAK_BYTES_PER_EDGE = 230  # measured while building, at most; 52 of them stay 
 def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports | None = None) -> Data:
     """Build the lattice's graph: every pair of cells within the distant radius, and a self-edge for every cell.
 
-    Both edge builders give the same tensors. Edges are sorted by target, then by source.
+    Both edge builders give the same tensors. Edges are sorted by target, then by source, then by offset: with a
+    reflecting boundary an edge may join a cell to itself, and a pair of cells may have several edges, one for each
+    offset at which the target sees the source or an image of it. An absorbing boundary has the edges of an open one.
 
     Args:
         spec: The lattice.
@@ -50,7 +55,7 @@ def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports |
         - ``edge_tier`` int64 [E], values of :class:`Tier`; self-edges are local;
         - ``edge_attr`` float32 [E, 1], the distance in cells;
         - ``edge_offset`` int64 [E, 3], pos_source − pos_target the shortest way round (see :func:`axis_offsets` for
-        ties);
+          ties), and to the source's mirror image where a reflecting boundary shows it;
         - ``input_nodes``, ``output_nodes`` int64 [P], the ports in raster order of their coordinates;
         - ``input_mask``, ``output_mask`` bool [N], the same ports as masks;
         - ``grid_shape``, ``spec``, ``inputs``, ``outputs``, what it was built from.
@@ -67,6 +72,9 @@ def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports |
     place = coordinates(spec)
     target, source, offset = _stencil_edges(spec) if spec.edges == "stencil" else _radius_edges(spec, place)
     order = (target * spec.num_nodes + source).argsort()
+    if any(spec.reflecting):
+        by_offset = offset_codes(spec, offset).argsort()
+        order = by_offset[(target * spec.num_nodes + source)[by_offset].argsort(stable=True)]
     target, source, offset = target[order], source[order], offset[order]
     squared = offset.square().sum(1)
     tier = tiers_of(spec, squared)
@@ -130,7 +138,7 @@ def _stencil_edges(spec: LatticeSpec) -> tuple[Tensor, Tensor, Tensor]:
     sources: list[Tensor] = []
     targets: list[Tensor] = []
     for offset in offsets.tolist():
-        values, slices = shift(grid, offset, spec.periodic)
+        values, slices = shift(grid, offset, spec.boundaries)
         sources.append(values.reshape(-1))
         targets.append(grid[slices].reshape(-1))
     lengths = torch.tensor([len(ids) for ids in sources])
@@ -153,7 +161,7 @@ def _radius_edges(spec: LatticeSpec, place: Tensor) -> tuple[Tensor, Tensor, Ten
         ) from error
     radius = (squared_limits(spec)[2] + 0.5) ** 0.5
     ids = torch.arange(len(place))
-    if not any(spec.periodic):
+    if not any(spec.periodic + spec.reflecting):
         found = torch_cluster.radius_graph(place.double(), r=radius, loop=False, max_num_neighbors=len(place))
         source, target = torch.cat([found, ids.expand(2, -1)], dim=1)  # the self-edges are ours to add
         return target, source, place[source] - place[target]
@@ -162,21 +170,26 @@ def _radius_edges(spec: LatticeSpec, place: Tensor) -> tuple[Tensor, Tensor, Ten
     offset = ghosts[image] - place[target]
     kept = torch.ones(len(offset), dtype=torch.bool)
     for axis, (length, wraps) in enumerate(zip(spec.shape, spec.periodic, strict=True)):
-        if wraps:  # of all images of a source keep the nearest, as the stencil does
-            steps = axis_offsets(length, wraps)
-            kept &= (offset[:, axis] >= steps[0]) & (offset[:, axis] <= steps[-1])
+        steps = axis_offsets(length, wraps)  # of a source's images round an axis only the nearest is a neighbour
+        kept &= (offset[:, axis] >= steps[0]) & (offset[:, axis] <= steps[-1])
     return target[kept], owner[image[kept]], offset[kept]
 
 
 def _ghosts(spec: LatticeSpec, place: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """Return the cells and their images up to ``reach`` outside the lattice, [G, 3], and whose image each is, [G]."""
     ghosts, owner = place, torch.arange(len(place))
-    for axis, (length, wraps) in enumerate(zip(spec.shape, spec.periodic, strict=True)):
-        if wraps:
-            step = torch.zeros(3, dtype=torch.long)
-            step[axis] = length
-            ghosts, owner = torch.cat([ghosts - step, ghosts, ghosts + step]), owner.repeat(3)
-            margin = min(reach, length // 2)  # no shortest way is longer than half the axis
+    for axis, (length, boundary) in enumerate(zip(spec.shape, spec.boundaries, strict=True)):
+        if boundary in ("periodic", "reflecting"):
+            low, high = ghosts.clone(), ghosts.clone()
+            if boundary == "periodic":
+                low[:, axis] -= length
+                high[:, axis] += length
+            else:
+                low[:, axis] = -1 - ghosts[:, axis]
+                high[:, axis] = 2 * length - 1 - ghosts[:, axis]
+            ghosts, owner = torch.cat([low, ghosts, high]), owner.repeat(3)
+            # No shortest way round is longer than half the axis, no way to an image as long as the axis.
+            margin = min(reach, length // 2 if boundary == "periodic" else length - 1)
             near = (ghosts[:, axis] >= -margin) & (ghosts[:, axis] < length + margin)
             ghosts, owner = ghosts[near], owner[near]
     return ghosts, owner
@@ -215,13 +228,18 @@ def validate_graph(graph: Data) -> None:
     inside = edges == 0 or bool((graph.edge_index >= 0).all() and (graph.edge_index < cells).all())
     _require(inside, "edge_index", f"holds node ids from 0 to {cells - 1}")
     forward, backward = (target * cells + source).sort()[0], (source * cells + target).sort()[0]
-    _require(bool((forward[1:] != forward[:-1]).all()), "edge_index", "holds each edge once")
+    repeated = has_repeats(spec, source, target, graph.edge_offset)
+    _require(not repeated, "edge_index", "holds each edge once")
     _require(torch.equal(forward, backward), "edge_index", "is symmetric: each edge has its reverse")
     offset = place[source] - place[target]
-    for axis, (length, wraps) in enumerate(zip(spec.shape, spec.periodic, strict=True)):
-        if wraps:
-            low = axis_offsets(length, wraps)[0]
+    for axis, (length, boundary) in enumerate(zip(spec.shape, spec.boundaries, strict=True)):
+        if boundary == "periodic":
+            low = axis_offsets(length, True)[0]
             offset[:, axis] = (offset[:, axis] - low) % length + low
+        elif boundary == "reflecting":
+            given = graph.edge_offset[:, axis]
+            seen = mirrored(place[target, axis] + given, length) == place[source, axis]
+            offset[:, axis] = torch.where(seen & (given.abs() < length), given, offset[:, axis])
     _require(torch.equal(graph.edge_offset, offset), "edge_offset", "is pos_source − pos_target, the short way round")
     squared = offset.square().sum(1)
     _require(torch.equal(graph.edge_attr[:, 0], squared.double().sqrt().float()), "edge_attr", "is the offset's length")

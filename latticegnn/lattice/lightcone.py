@@ -67,7 +67,7 @@ def _grow(reached: Tensor, spec: LatticeSpec, limit: int) -> Tensor:
             if step and step * step <= limit:
                 offset = [0, 0, 0]
                 offset[axis] = step
-                values, targets = shift(squared, offset, spec.periodic)
+                values, targets = shift(squared, offset, spec.boundaries)
                 part = least[targets]
                 torch.minimum(part, values + step * step, out=part)
         squared = least

@@ -1,4 +1,4 @@
-"""What a lattice is, as numbers: its shape, its boundary and the radii of its three tiers."""
+"""What a lattice is, as numbers: its shape, its boundaries and the radii of its three tiers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Boundary = Literal["open", "periodic"]
+Boundary = Literal["open", "periodic", "reflecting", "absorbing"]
 
 #: Radii such as 0.2 · 15 land exactly on distances between cells, so rounding would decide who is a neighbour. Every
 #: comparison of a distance with a radius widens the radius by this relative amount.
@@ -22,7 +22,7 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
     "order": ("raster", "morton"),
     "edges": ("radius_graph", "stencil"),
 }
-_BOUNDARIES = ("open", "periodic")
+_BOUNDARIES: tuple[str, ...] = get_args(Boundary)
 _RATIOS = ("radius_ratio", "local_ratio", "functional_ratio", "distant_ratio")
 
 
@@ -42,7 +42,7 @@ def did_you_mean(value: object, allowed: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class LatticeSpec:
-    """A cubic lattice of X·Y·Z cells at integer coordinates, and the radii that sort its edges into tiers.
+    r"""A cubic lattice of X·Y·Z cells at integer coordinates, and the radii that sort its edges into tiers.
 
     Two cells at distance d (in cells; the shortest way round on a periodic axis) are connected by the tier
 
@@ -51,12 +51,28 @@ class LatticeSpec:
     with ``max_radius = max(shape) · radius_ratio`` and ``r_t = ratio_t · max_radius``, or ``radii`` where given. Below
     one cell a radius reaches no neighbour; the local tier always holds the cell itself (d = 0).
 
+    **Boundaries.** What a cell sees at an offset that leads out of the lattice, along an axis of cells 0 … n−1:
+
+    - *open*: nothing. Sums and means are over the neighbours that exist.
+    - *periodic*: the lattice again, :math:`x_{p + n} = x_p`. A pair of cells has one edge a direction, along the
+      shortest way round.
+    - *reflecting*: the cell's mirror image, :math:`x_{-1-p} = x_p` and :math:`x_{n+p} = x_{n-1-p}` for 0 ≤ p < n, the
+      half-sample symmetric (even) extension: a homogeneous Neumann condition, :math:`\partial_\nu x = 0`, on the wall
+      half a cell beyond the last cell. A mean counts the images, a first moment at the offsets where they are seen, so
+      every cell has the same number of neighbours, some of them its own images.
+    - *absorbing*: zero, :math:`x_p = 0` for p < 0 and p ≥ n: a homogeneous Dirichlet condition, :math:`x = 0`, on the
+      cells beyond the border. A mean divides by the number of neighbours that a cell has where nothing is missing;
+      edges lead to existing cells alone. What is carried or diffused out is lost, but this is no sponge: waves
+      (`latticegnn.nn.Wave`) come back from it upside down, and from a reflecting or open border upright.
+
+    Offsets of n cells or more along an axis occur with no boundary, so an axis of one cell has no border to cross.
+
     Args:
         shape: Cells along x, y and z, each at least 1.
         connectivity: ``"radius"``: edges up to the distant radius r_d. ``"full"``: every other cell is a neighbour and
             the distant tier takes all beyond r_f.
-        boundary: ``"open"`` or ``"periodic"``, for all axes or as a triple for x, y and z. A pair of cells has one edge
-            a direction, along the shortest way round.
+        boundary: ``"open"``, ``"periodic"``, ``"reflecting"`` (Neumann) or ``"absorbing"`` (Dirichlet), for all axes
+            or as a triple for x, y and z.
         order: How cells are numbered: ``"raster"`` (z runs fastest) or ``"morton"`` (Z-order: near in space, near in
             memory).
         radius_ratio: ``max_radius`` as a part of the longest side, > 0.
@@ -140,10 +156,28 @@ class LatticeSpec:
         return math.prod(self.shape)
 
     @property
+    def boundaries(self) -> tuple[Boundary, Boundary, Boundary]:
+        """The boundary along x, y and z."""
+        return (self.boundary,) * 3 if isinstance(self.boundary, str) else self.boundary
+
+    @property
     def periodic(self) -> tuple[bool, bool, bool]:
         """Whether x, y and z wrap around."""
-        x, y, z = (self.boundary,) * 3 if isinstance(self.boundary, str) else self.boundary
-        return (x == "periodic", y == "periodic", z == "periodic")
+        return self._bounded("periodic")
+
+    @property
+    def reflecting(self) -> tuple[bool, bool, bool]:
+        """Whether x, y and z end in mirrors."""
+        return self._bounded("reflecting")
+
+    @property
+    def absorbing(self) -> tuple[bool, bool, bool]:
+        """Whether the cells beyond x, y and z are held at zero."""
+        return self._bounded("absorbing")
+
+    def _bounded(self, name: Boundary) -> tuple[bool, bool, bool]:
+        x, y, z = self.boundaries
+        return (x == name, y == name, z == name)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON-safe values; :meth:`from_dict` gives the spec back."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latticegnn.lattice.spec import RELATIVE_TOLERANCE, LatticeSpec, Tier
+from latticegnn.lattice.spec import RELATIVE_TOLERANCE, Boundary, LatticeSpec, Tier
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,9 @@ class Stencil:
 def axis_offsets(length: int, periodic: bool) -> range:
     """Return the offsets that exist along one axis.
 
-    Open: −(n−1) … n−1. Periodic: each residue once, by its minimum image, −⌊(n−1)/2⌋ … ⌊n/2⌋. For an even n the two
-        ways
-    round to the opposite cell are equally long; it appears once, with the positive sign.
+    Open, reflecting and absorbing: −(n−1) … n−1. Periodic: each residue once, by its minimum image, −⌊(n−1)/2⌋ …
+    ⌊n/2⌋. For an even n the two ways round to the opposite cell are equally long; it appears once, with the positive
+    sign.
 
     Args:
         length: n, cells along the axis.
@@ -114,23 +114,58 @@ def _morton_code(coordinate: Tensor) -> Tensor:
     return code
 
 
-def shift(values: Tensor, offset: Sequence[int], periodic: Sequence[bool]) -> tuple[Tensor, tuple[slice, ...]]:
+def mirrored(position: Tensor, length: int) -> Tensor:
+    """Fold positions beyond a reflecting axis of n cells back into it: −1 − p and 2n − 1 − p become p."""
+    around = position.remainder(2 * length)
+    return torch.minimum(around, 2 * length - 1 - around)
+
+
+def landing(spec: LatticeSpec, position: Tensor) -> Tensor:
+    """Return the cell that is seen at each position [..., 3]; beyond open and absorbing ends, the position itself."""
+    columns = list(position.unbind(-1))
+    for axis, (length, boundary) in enumerate(zip(spec.shape, spec.boundaries, strict=True)):
+        if boundary == "periodic":
+            columns[axis] = columns[axis].remainder(length)
+        elif boundary == "reflecting":
+            columns[axis] = mirrored(columns[axis], length)
+    return torch.stack(columns, dim=-1)
+
+
+def has_repeats(spec: LatticeSpec, source: Tensor, target: Tensor, offset: Tensor) -> bool:
+    """Return whether an edge occurs twice; with a reflecting boundary a pair has an edge for each offset it is at."""
+    pair = target * spec.num_nodes + source
+    if any(spec.reflecting):
+        return torch.stack([pair, offset_codes(spec, offset)]).unique(dim=1).shape[1] < len(pair)
+    pair = pair.sort()[0]
+    return bool((pair[1:] == pair[:-1]).any())
+
+
+def offset_codes(spec: LatticeSpec, offsets: Tensor) -> Tensor:
+    """Number offsets [K, 3] in their lexicographic order, LongTensor [K]."""
+    x, y, z = (offsets + torch.tensor(spec.shape)).unbind(1)
+    return (x * 2 * spec.shape[1] + y) * 2 * spec.shape[2] + z
+
+
+def shift(values: Tensor, offset: Sequence[int], boundaries: Sequence[Boundary]) -> tuple[Tensor, tuple[slice, ...]]:
     """Line the sources of one offset up with their targets.
 
     Args:
         values: [X, Y, Z, ...], one value a cell, by coordinate.
         offset: Three integers, pos_source − pos_target.
-        periodic: Whether x, y and z wrap around.
+        boundaries: Along x, y and z.
 
     Returns:
         The sources' values, and the slices of x, y and z that select their targets: ``values[slices]`` has the same
         shape.
     """
     targets: list[slice] = []
-    for axis, (step, wraps) in enumerate(zip(offset, periodic, strict=True)):
+    for axis, (step, boundary) in enumerate(zip(offset, boundaries, strict=True)):
         length = values.shape[axis]
-        if wraps:
+        if boundary == "periodic":
             values = values.roll(-step, axis)
+            targets.append(slice(0, length))
+        elif boundary == "reflecting":
+            values = values.index_select(axis, mirrored(torch.arange(length) + step, length))
             targets.append(slice(0, length))
         else:
             low, high = max(0, -step), min(length, length - step)
@@ -149,36 +184,68 @@ def neighbours(spec: LatticeSpec, offset: Sequence[int]) -> tuple[Tensor, Tensor
 
     Returns:
         Source ids and target ids, two LongTensors of equal length, in raster order of the targets' coordinates. Cells
-        whose source would lie outside an open boundary are left out.
+        whose source would lie outside an open or absorbing boundary are left out; outside a reflecting one it is the
+        cell that is mirrored there.
     """
     grid = node_grid(spec)
-    sources, targets = shift(grid, [int(step) for step in offset], spec.periodic)
+    sources, targets = shift(grid, [int(step) for step in offset], spec.boundaries)
     return sources.reshape(-1), grid[targets].reshape(-1)
 
 
-def _target_boxes(spec: LatticeSpec, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the corners low ≤ target < high, [K, 3] each, of the box of cells that have a source at each offset."""
-    sides, wraps = torch.tensor(spec.shape), torch.tensor(spec.periodic)
-    low = torch.where(wraps, 0, (-offsets).clamp(min=0))
-    high = torch.where(wraps, sides, sides - offsets.clamp(min=0))
+def _target_boxes(
+    spec: LatticeSpec, offsets: Tensor, endless: Sequence[Boundary] = ("periodic", "reflecting")
+) -> tuple[Tensor, Tensor]:
+    """Return the corners low ≤ target < high, [K, 3] each, of the box of cells that have a source at each offset.
+
+    Along axes with an ``endless`` boundary these are all cells.
+    """
+    sides, whole = torch.tensor(spec.shape), torch.tensor([boundary in endless for boundary in spec.boundaries])
+    low = torch.where(whole, 0, (-offsets).clamp(min=0))
+    high = torch.where(whole, sides, sides - offsets.clamp(min=0))
     return low, high
 
 
 def degrees(spec: LatticeSpec) -> Tensor:
     """Return every cell's number of neighbours by tier, itself not counted, LongTensor [N, 3].
 
-    Each offset adds one to a box of cells. The boxes are entered in a 3D difference array at their eight corners and
-    summed once along each axis: O(K + N) work, no edges.
+    Mirror images beyond a reflecting boundary count, its own among them; cells beyond an absorbing one do not.
     """
     parts = stencil(spec)
+    itself = torch.tensor([1, 0, 0])
+    return _by_label(spec, parts.tier, 3, _target_boxes(spec, parts.offsets)) - itself
+
+
+def divisors(spec: LatticeSpec) -> Tensor:
+    """Return what the mean over each tier's neighbours divides by at every cell, LongTensor [N, 3].
+
+    The number of neighbours, the cell itself counted in the local tier, and the zeros beyond an absorbing boundary.
+    """
+    parts = stencil(spec)
+    return _by_label(spec, parts.tier, 3, _target_boxes(spec, parts.offsets, ("periodic", "reflecting", "absorbing")))
+
+
+def divisors_by_distance(spec: LatticeSpec) -> tuple[Tensor, Tensor]:
+    """Return the distinct distances, float64 [S] and rising from 0, and `divisors` by distance, LongTensor [N, S]."""
+    offsets = stencil(spec).offsets
+    squared, shell = offsets.square().sum(1).unique(return_inverse=True)
+    boxes = _target_boxes(spec, offsets, ("periodic", "reflecting", "absorbing"))
+    return squared.double().sqrt(), _by_label(spec, shell, len(squared), boxes)
+
+
+def _by_label(spec: LatticeSpec, labels: Tensor, count: int, boxes: tuple[Tensor, Tensor]) -> Tensor:
+    """Count each cell's offsets by label, LongTensor [N, count], given the box of cells that each offset counts for.
+
+    Each offset adds one to a box of cells. The boxes are entered in a 3D difference array at their eight corners and
+    summed once along each axis: O(K + N·count) work, no edges.
+    """
     x, y, z = spec.shape
-    count = torch.zeros((x + 1) * (y + 1) * (z + 1), 3, dtype=torch.long)
-    corners = torch.stack(_target_boxes(spec, parts.offsets))  # [2, K, 3]: low, high
-    one_hot = torch.nn.functional.one_hot(parts.tier, 3) * (parts.offsets != 0).any(1, keepdim=True)
+    total = torch.zeros((x + 1) * (y + 1) * (z + 1) * count, dtype=torch.long)
+    corners = torch.stack(boxes)  # [2, K, 3]: low, high
     for i, j, k in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
         corner = torch.stack([corners[i, :, 0], corners[j, :, 1], corners[k, :, 2]], dim=1)
-        count.index_add_(0, _raster_index(corner, (x + 1, y + 1, z + 1)), one_hot * (-1) ** (i + j + k))
-    grid = count.reshape(x + 1, y + 1, z + 1, 3).cumsum(0).cumsum(1).cumsum(2)[:x, :y, :z]
+        at = _raster_index(corner, (x + 1, y + 1, z + 1)) * count + labels
+        total.index_add_(0, at, torch.full_like(at, (-1) ** (i + j + k)))
+    grid = total.reshape(x + 1, y + 1, z + 1, count).cumsum(0).cumsum(1).cumsum(2)[:x, :y, :z]
     place = coordinates(spec)
     return grid[place[:, 0], place[:, 1], place[:, 2]]
 
@@ -186,7 +253,7 @@ def degrees(spec: LatticeSpec) -> Tensor:
 def edge_count(spec: LatticeSpec) -> dict[Tier, int]:
     """Return the number of edges of each tier, the N self-edges counted in the local tier.
 
-    An offset o has ``Π_axis (n − |o|)`` pairs, a periodic axis giving the factor n.
+    An offset o has ``Π_axis (n − |o|)`` pairs, a periodic or reflecting axis giving the factor n.
     """
     parts = stencil(spec)
     low, high = _target_boxes(spec, parts.offsets)

@@ -27,5 +27,6 @@ from latticegnn.nn.fused import FusedStep as FusedStep
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.shift import start_shift as start_shift
 from latticegnn.nn.shift import step_size as step_size
+from latticegnn.nn.soft_tiers import SoftTiers as SoftTiers
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.wave import Wave as Wave

@@ -15,6 +15,7 @@ from latticegnn.aggregate import COMPONENTS, Moment, aggregator
 from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset
 from latticegnn.nn.classpath import build
 from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
+from latticegnn.nn.soft_tiers import SoftTiers
 
 EXPERTS: dict[str, type] = {
     "mlp": MLPExpert,
@@ -60,6 +61,8 @@ class LatticeCell(MessagePassing):
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
         radial: Learn a weight for each distance between neighbours (`radial` [S], ones at first), by which their
             states are multiplied before they are averaged.
+        soft_tiers: Learn where tiers end: the softness of their edges in cells, see `SoftTiers`. All three tiers then
+            reach other cells. None for the lattice's own, hard tiers.
 
     Shapes:
         - input: state [B, N, F]
@@ -67,7 +70,7 @@ class LatticeCell(MessagePassing):
 
     Raises:
         ValueError: For an unknown tier, an expert that cannot be built, returns a wrong shape or works edge by edge
-            where the backend has no edges, or a state of another shape.
+            where the backend has no edges or tiers are soft, `radial` beside soft tiers, or a state of another shape.
     """
 
     SUPPORTS_FUSED_EDGE_INDEX = True
@@ -81,16 +84,24 @@ class LatticeCell(MessagePassing):
         step: float = 1.0,
         backend: str = "auto",
         radial: bool = False,
+        soft_tiers: float | None = None,
     ) -> None:
         super().__init__(aggr="sum", node_dim=0)
+        if radial and soft_tiers is not None:
+            raise ValueError(
+                "distances are weighted one by one (radial) or by soft tiers; got radial: true beside soft_tiers: "
+                f"{soft_tiers!r}; leave one of them out."
+            )
         settings = _settings(experts)
         self.num_nodes, self.channels = int(lattice.num_nodes), channels
+        soft = None if soft_tiers is None else SoftTiers(lattice, soft_tiers, backend)
         #: Mean square offset along each axis by tier, which turns a tier's first moment into a slope.
-        self.spread = _spread(lattice)
+        self.spread = _spread(lattice) if soft is None else soft.spread
         present = tuple(self.spread)
         # Tiers that hold more than the cell itself are aggregated; their moments sit side by side in one product.
         self.reaching = tuple(tier for tier in present if any(self.spread[tier]))
-        self.aggregator = aggregator(lattice, [(t, m) for t in self.reaching for m in MOMENTS], backend, radial)
+        hard = [(t, m) for t in self.reaching for m in MOMENTS]
+        self.aggregator: Any = aggregator(lattice, hard, backend, radial) if soft is None else soft
         self.radial: nn.Parameter | None
         self.register_parameter("radial", nn.Parameter(torch.ones(self.aggregator.shells)) if radial else None)
         self._size = EdgeIndex(
@@ -104,6 +115,11 @@ class LatticeCell(MessagePassing):
                 settings[tier.name.lower()], EXPERTS, channels=channels, moments=moments, hidden=hidden,
                 in_channels=channels, out_channels=channels,
             )  # fmt: skip
+            if soft is not None and not isinstance(built, Expert):
+                raise ValueError(
+                    f"soft tiers need experts that are linear in their neighbours; the {tier.name.lower()} tier has "
+                    f"{type(built).__name__}, which works edge by edge; choose another expert, or soft_tiers: null."
+                )
             if backend in EDGELESS and not isinstance(built, Expert):
                 raise ValueError(
                     f"backend '{backend}' works without edges, and so needs experts that are linear in their "
@@ -214,6 +230,13 @@ def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
 def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: int, moments: int) -> nn.Module:
     name = f"expert of the {tier.name.lower()} tier"
     if not isinstance(built, Expert):
+        spec = lattice if isinstance(lattice, LatticeSpec) else lattice.spec
+        if any(spec.absorbing):
+            raise ValueError(
+                f"{name}: the zeros beyond an absorbing boundary are on no edge, and so unknown to a layer that works "
+                f"edge by edge; got {type(built).__name__} with boundary {spec.boundary}; choose another boundary, or "
+                "an expert that is linear in its neighbours."
+            )
         graph = build_graph(lattice) if isinstance(lattice, LatticeSpec) else lattice
         chosen = graph.edge_tier == int(tier)
         try:

@@ -135,16 +135,17 @@ class Diffusion(Dynamics):
         x_i^{k+1} = \mathrm{inner}(x^k)_i + \frac{D}{q} \sum_{j \sim i} (x_j^k - x_i^k)
 
     q is the most face neighbours a cell has (6 in a cube): inside the lattice the term is D·(mean of the face
-    neighbours − state), and a neighbour missing beyond an open boundary counts as the cell itself (zero flux). This is
-    the symmetric graph Laplacian, not the mean over the neighbours there are: it conserves the sum over all cells, and
-    its spectrum is known in closed form, for which the bound is exact. The diffusivity is D/q cells² a step.
+    neighbours − state), and a neighbour missing beyond an open or reflecting boundary counts as the cell itself (zero
+    flux, Neumann), beyond an absorbing one as zero (Dirichlet). This is the symmetric graph Laplacian, not the mean
+    over the neighbours there are: it conserves the sum over all cells, less what absorbing faces take, and its spectrum
+    is known in closed form, for which the bound is exact. The diffusivity is D/q cells² a step.
 
     **Stability**: D ≤ 2q/λ, with λ the Laplacian's largest eigenvalue (`exchange.largest_eigenvalue`): a mode of
     eigenvalue μ is multiplied by 1 − Dμ/q, of magnitude ≤ 1 for all μ ≤ λ (LeVeque, 2007, ch. 9). D ≤ 1 for even
-    periodic sides, a little more for open or odd ones (1.04 for an open 8³). The Dirichlet energy
-    :math:`\sum_{i \sim j} (x_i - x_j)^2` never grows below it, whatever cells fire. Diffusions add up; around or
-    inside a `Wave`, Dλ/q adds to its c²λ(1 − γ/2); with `Directional`, D + Courant number ≤ 1, beyond which a maximum
-    can grow.
+    periodic sides, a little more for other ones (1.04 for an open 8³, 1.03 for an absorbing one). The Dirichlet energy
+    :math:`\sum_{i \sim j} (x_i - x_j)^2`, the zeros beyond absorbing faces included, never grows below it, whatever
+    cells fire. Diffusions add up; around or inside a `Wave`, Dλ/q adds to its c²λ(1 − γ/2); with `Directional`, D +
+    Courant number ≤ 1, beyond which a maximum can grow.
 
     Args:
         spec: The lattice.
@@ -184,7 +185,8 @@ class Directional(Dynamics):
 
     a is the unit axis, p the cells' places: the first-order upwind scheme (Courant, Isaacson & Rees, 1952). A pulse
     moves by s·a cells a step, and its variance along an axis grows by s|a_d|(1 − s|a_d|). A cell without a neighbour
-    upstream, on an open boundary, keeps its value: a signal laid on the input face is carried in as a front.
+    upstream, on an open or reflecting boundary, keeps its value: a signal laid on the input face is carried in as a
+    front. Beyond an absorbing boundary upstream lies zero, which is carried in instead.
 
     **Stability** (Courant, Friedrichs & Lewy, 1928; LeVeque, 2007, ch. 10): s ≤ 1/Σ|a_d| over the axes with more than
     one cell. Up to it each new value is a mean of old ones, so no maximum can grow; beyond it one can, in one step. On

@@ -33,21 +33,31 @@ def face_offsets(spec: LatticeSpec) -> list[Offset]:
 
 
 def most_faces(spec: LatticeSpec) -> int:
-    """Return q, the most face neighbours that a cell of the lattice has: 6 for a cube, 4 for a sheet."""
-    return sum(min(length - 1, 2) for length in spec.shape)
+    """Return q, the most face neighbours that a cell of the lattice has: 6 for a cube, 4 for a sheet.
+
+    The zeros beyond an absorbing boundary count; a mirror image beyond a reflecting one is the cell itself.
+    """
+    return sum(
+        2 if zeros and length > 1 else min(length - 1, 2)
+        for length, zeros in zip(spec.shape, spec.absorbing, strict=True)
+    )
 
 
 def largest_eigenvalue(spec: LatticeSpec) -> float:
     r"""Return λ, the largest eigenvalue of the graph Laplacian of the face neighbours, in closed form.
 
-    The lattice is a product of paths (open axes) and cycles (periodic ones), so the eigenvalues add up over the axes
-    (Fiedler, 1973): :math:`2 - 2\cos(\pi k / n)` of a path and :math:`2 - 2\cos(2 \pi k / n)` of a cycle. The largest
-    is 4 for an even cycle of four cells or more, :math:`2 + 2\cos(\pi / n)` for a path or an odd cycle, and 0 for a
+    The lattice is a product of paths (open and reflecting axes), paths between zeros (absorbing ones) and cycles
+    (periodic ones), so the eigenvalues add up over the axes (Fiedler, 1973): :math:`2 - 2\cos(\pi k / n)`, k = 0 …
+    n−1, of a path, :math:`2 - 2\cos(\pi k / (n + 1))`, k = 1 … n, of one between zeros, and
+    :math:`2 - 2\cos(2 \pi k / n)` of a cycle. The largest is 4 for an even cycle of four cells or more,
+    :math:`2 + 2\cos(\pi / n)` for a path or an odd cycle, :math:`2 + 2\cos(\pi / (n + 1))` between zeros, and 0 for a
     single cell.
     """
     return sum(
-        4.0 if wraps and length % 2 == 0 and length > 2 else 2 + 2 * math.cos(math.pi / length)
-        for length, wraps in zip(spec.shape, spec.periodic, strict=True)
+        4.0
+        if boundary == "periodic" and length % 2 == 0 and length > 2
+        else 2 + 2 * math.cos(math.pi / (length + (boundary == "absorbing")))
+        for length, boundary in zip(spec.shape, spec.boundaries, strict=True)
         if length > 1
     )
 
@@ -75,8 +85,10 @@ def port_axis(spec: LatticeSpec, inputs: Ports, outputs: Ports) -> tuple[float, 
 class FaceExchange(nn.Module):
     r"""What flows into each cell across its faces: :math:`y_i = \sum_o w_o (x_{i + o} - x_i)`.
 
-    The sum runs over the offsets with a neighbour: beyond an open boundary nothing is exchanged (zero flux). With one
-    weight for all faces this is the graph Laplacian, negated: symmetric, and the sum over all cells is zero.
+    The sum runs over the offsets with a neighbour: beyond an open boundary nothing is exchanged (zero flux). Nor is it
+    beyond a reflecting one, where a cell meets itself: across faces the two are the same Neumann condition. Beyond an
+    absorbing one x is 0 (Dirichlet). With one weight for all faces this is the graph Laplacian, negated: symmetric, and
+    the sum over all cells is zero, but for what is lost across absorbing faces.
 
     Args:
         spec: The lattice.
@@ -91,16 +103,23 @@ class FaceExchange(nn.Module):
     """
 
     sources: Tensor
+    lost: Tensor | None
 
     def __init__(self, spec: LatticeSpec, weights: Mapping[Offset, float]) -> None:
         super().__init__()
         self.num_nodes, self.weights = spec.num_nodes, tuple(weights.values())
         # A cell without a neighbour at an offset is its own: the difference is zero, and no boundary needs a case.
         sources = torch.arange(spec.num_nodes).repeat(len(weights), 1)
-        for row, offset in zip(sources, weights, strict=True):
+        lost = torch.zeros(spec.num_nodes, 1, dtype=torch.float64)
+        for row, (offset, weight) in zip(sources, weights.items(), strict=True):
             source, target = neighbours(spec, offset)
             row[target] = source
+            if any(step and zeros for step, zeros in zip(offset, spec.absorbing, strict=True)):
+                missing = torch.ones(spec.num_nodes, dtype=torch.bool)
+                missing[target] = False
+                lost[missing] += weight
         self.register_buffer("sources", sources, persistent=False)
+        self.register_buffer("lost", lost if any(spec.absorbing) else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum the weighted differences to the neighbours."""
@@ -112,9 +131,9 @@ class FaceExchange(nn.Module):
         total = torch.zeros_like(x)
         for weight, source in zip(self.weights, self.sources, strict=True):
             total = total + weight * (x.index_select(1, source) - x)
-        return total
+        return total if self.lost is None else total - self.lost.to(x.dtype) * x
 
 
 def laplacian(spec: LatticeSpec) -> FaceExchange:
-    """Return the sum of the differences to all face neighbours, the graph Laplacian negated: eigenvalues −λ … 0."""
+    """Return the sum of the differences to all face neighbours, the graph Laplacian negated: eigenvalues from −λ."""
     return FaceExchange(spec, dict.fromkeys(face_offsets(spec), 1.0))

@@ -15,6 +15,7 @@ from latticegnn.nn import kernels
 from latticegnn.nn.cell import LatticeCell
 from latticegnn.nn.experts import MeanFieldExpert, MLPExpert
 from latticegnn.nn.kernels import Branch, Kept, Kernels, Small
+from latticegnn.nn.soft_tiers import SoftTiers
 
 ROWS = 2048  # pairs of cell and sample that are worked on at a time
 
@@ -49,8 +50,8 @@ class FusedStep:
         reason = unfusable(cell)
         if reason:
             raise ValueError(
-                f"the fused step takes a LatticeCell with MLPExpert or MeanFieldExpert in every tier, as they come; "
-                f"{reason}; choose execution: reference, or leave it auto."
+                "the fused step takes a LatticeCell with MLPExpert or MeanFieldExpert in every tier, and tiers with "
+                f"hard ends, as they come; {reason}; choose execution: reference, or leave it auto."
             )
         self.cell, self.compiled, self.rows, self.recompute = cell, compiled, rows, recompute
 
@@ -79,6 +80,8 @@ def unfusable(cell: LatticeCell) -> str | None:
     """Say what keeps the step from being fused, which would pass it over; None when nothing does."""
     if type(cell) is not LatticeCell:
         return f"the cell is a {type(cell).__name__}"
+    if isinstance(cell.aggregator, SoftTiers):
+        return "its tiers are soft"
     for name, expert in cell.experts.items():
         if type(expert) not in (MLPExpert, MeanFieldExpert):
             return f"the {name} tier has {type(getattr(expert, 'layer', expert)).__name__}"

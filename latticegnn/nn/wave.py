@@ -21,13 +21,16 @@ class Wave(Dynamics):
     What the inner mode changes acts as a force. This is the central scheme
     :math:`\delta_t^2 x + g\,(x^{k+1} - x^{k-1}) = c^2 \Delta x` solved for :math:`x^{k+1}`, g = γ/(2 − γ): c is the
     speed of long waves in cells a step, γ the part of the velocity lost in a step. A plane wave of wave vector θ keeps
-    :math:`\sin^2(\omega / 2) = c^2 \sum_a \sin^2(\theta_a / 2)` without damping. Open boundaries reflect. The memory
-    is the state before; a rollout starts at rest.
+    :math:`\sin^2(\omega / 2) = c^2 \sum_a \sin^2(\theta_a / 2)` without damping. The memory is the state before; a
+    rollout starts at rest. No wall lets a wave out: it comes back upright from an open or reflecting boundary, a free
+    end (Neumann) half a cell beyond the last cell, and upside down from an absorbing one, a fixed end (Dirichlet) one
+    cell beyond it. "Absorbing" names what diffusion and transport lose there; to soak up a wave, take ``damping``.
 
     **Stability** (Courant, Friedrichs & Lewy, 1928): c < 2/√λ, λ as in `Diffusion`, whatever the damping: the factors
     z of a mode of eigenvalue μ solve :math:`z^2 - (2 - \gamma)(1 - c^2 \mu / 2) z + 1 - \gamma = 0`, and lie in the
     unit disc as long as c²μ ≤ 4. 1/√3 for a cube of even periodic sides. At the bound itself the undamped jagged mode
-    grows with k, and so, at any speed, does the mean of a state that does not start at rest: nothing restores it.
+    grows with k, and so, at any speed, does the mean of a state that does not start at rest, unless an absorbing
+    boundary restores it.
     A `Diffusion` of rate D shares the bound: c² + D/(q (1 − γ/2)) < 4/λ. Refused beside a wave are `Directional`, whose
     complex eigenvalues make undamped motion grow at any strength; a second wave, which would add its momentum; and
     `Stochastic` firing of anything but the cell itself, which pumps energy into waves.

@@ -32,7 +32,7 @@ NOISE = 1e-6
 def lattice_3d(graph: Data) -> Figure:
     """Draw the cells in space, input and output ports marked, and the most central cell's edges by tier.
 
-    An edge that wraps round a periodic side is drawn the short way, out of the box.
+    An edge that wraps round a periodic side, or leads to a mirror image, is drawn the short way, out of the box.
 
     Args:
         graph: A lattice graph of `latticegnn.lattice.build_graph`.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from latticegnn.model import LatticeModel
+from latticegnn.nn import SoftTiers
 from latticegnn.training.checkpoints import progress_file, saved
 
 logger = logging.getLogger("latticegnn")
@@ -29,6 +30,7 @@ class GateLog(pl.Callback):
     """Logs, after each epoch, how the cell mixes its experts at the last step of a rollout over one validation batch.
 
     ``gate/<tier>`` is the mean weight of the tier's expert, ``gate/entropy`` the mean entropy of the mixture in nats.
+    ``threshold/local`` and ``threshold/functional`` are where soft tiers end, in cells.
     """
 
     @torch.no_grad()
@@ -43,6 +45,9 @@ class GateLog(pl.Callback):
         usage = weights.mean(dim=(0, 1))
         entropy = torch.special.entr(weights).sum(dim=-1).mean()
         values = {f"gate/{name}": float(usage[k]) for k, name in enumerate(model.cell.experts)}
+        if isinstance(model.cell.aggregator, SoftTiers):
+            ends = model.cell.aggregator.thresholds().tolist()
+            values |= dict(zip(("threshold/local", "threshold/functional"), ends, strict=True))
         pl_module.log_dict(values | {"gate/entropy": float(entropy)})
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.aggregate import operator
-from latticegnn.lattice import LatticeSpec, Tier, degrees
+from latticegnn.lattice import LatticeSpec, Tier, degrees, divisors
 
 
 class Emergence(nn.Module):
@@ -97,8 +97,9 @@ class Spatial(nn.Module):
         {2 \langle \|x_i\|^2 \rangle_N} \Big\rangle_{t, B}
 
     0 for a uniform state, about 1 for cells that know nothing of each other, at most twice the ratio of the largest to
-    the mean degree; free of scale. No edge list is made: as tiers are symmetric, the sum over edges is
-    :math:`2 \sum_i c_i (\|x_i\|^2 - x_i \cdot \text{mean}_i)` with the degrees c.
+    the mean degree; free of scale. The zeros beyond an absorbing boundary are neighbours, from both sides. No edge list
+    is made: as tiers are symmetric, the sum over edges is
+    :math:`2 \sum_i c_i (\|x_i\|^2 - x_i \cdot \text{mean}_i)` with c what the means divide by.
 
     Args:
         spec: The lattice.
@@ -114,10 +115,11 @@ class Spatial(nn.Module):
         super().__init__()
         tiers = _reaching(spec)
         self.means = nn.ModuleList(operator(spec, tier) for tier in tiers)
-        neighbours = degrees(spec)[:, [int(tier) for tier in tiers]].T.double()  # [tiers, N]
+        counted = divisors(spec)[:, [int(tier) for tier in tiers]].T.double()  # [tiers, N]
         # The local tier's mean counts the cell itself.
         itself = torch.tensor([[float(tier is Tier.LOCAL)] for tier in tiers], dtype=torch.float64)
-        self.register_buffer("count", (neighbours + itself) / neighbours.sum(dim=1, keepdim=True), persistent=False)
+        neighbours = (counted - itself).sum(dim=1, keepdim=True)
+        self.register_buffer("count", counted / neighbours, persistent=False)
 
     def forward(self, trajectory: Tensor) -> Tensor:
         """Compute the term."""

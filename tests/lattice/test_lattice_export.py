@@ -22,6 +22,8 @@ SPECS = [
     LatticeSpec(),
     LatticeSpec((3, 4, 5), "full", ("open", "periodic", "open"), "morton"),
     LatticeSpec((4, 2, 3), boundary="periodic", radii=(1.0, 1.5, 2.0)),
+    LatticeSpec((3, 2, 3), boundary="absorbing", radii=(0.5, 1.0, 2.0)),
+    LatticeSpec((3, 2, 3), boundary=("reflecting", "reflecting", "open"), radii=(1.0, 1.5, 2.0), order="morton"),
     LatticeSpec((1, 1, 1)),
 ]
 
@@ -38,7 +40,8 @@ def assert_same_graph(first, second) -> None:
 
 def assert_same_network(first, second) -> None:
     assert dict(first.nodes(data=True)) == dict(second.nodes(data=True))
-    assert {(s, t): d for s, t, d in first.edges(data=True)} == {(s, t): d for s, t, d in second.edges(data=True)}
+    assert type(first) is type(second)
+    assert sorted(first.edges(data=True), key=str) == sorted(second.edges(data=True), key=str)
     assert first.graph == second.graph
 
 
@@ -52,6 +55,14 @@ def test_attributes() -> None:
     assert network.edges[12, 0]["tier"] == "distant"
     assert nx.number_of_selfloops(network) == 27
     assert network.number_of_edges() == graph.num_edges
+
+
+def test_mirror_images_are_parallel_edges_and_loops() -> None:
+    network = to_networkx(build_graph(LatticeSpec((1, 1, 3), boundary="reflecting", radii=(0.5, 1.0, 2.0))))
+    assert isinstance(network, nx.MultiDiGraph)
+    assert sorted(values["offset"][2] for values in network.get_edge_data(0, 0).values()) == [-1, 0]
+    assert sorted(values["offset"][2] for values in network.get_edge_data(1, 0).values()) == [-2, 1]
+    assert network.number_of_edges() == 3 * 5
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

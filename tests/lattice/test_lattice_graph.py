@@ -29,7 +29,8 @@ SHAPES = [
     {"shape": (1, 1, 1)},
     {"shape": (7, 1, 5), "connectivity": "full", "local_ratio": 0.72, "functional_ratio": 1.5, "distant_ratio": 2.0},
 ]
-BOUNDARIES = ["open", "periodic", ("open", "periodic", "open")]
+BOUNDARIES = ["open", "periodic", ("open", "periodic", "open"), ("reflecting", "absorbing", "periodic")]
+NAMES = ["open", "periodic", "reflecting", "absorbing"]
 TENSORS = ("pos", "edge_index", "edge_tier", "edge_attr", "edge_offset", "input_mask", "output_mask", "input_nodes")
 
 
@@ -72,7 +73,7 @@ def test_a_third_opinion_from_scipy(n, boundary) -> None:
 @settings(deadline=None, max_examples=60)
 @given(
     shape=st.tuples(*[st.integers(1, 6)] * 3),
-    boundary=st.tuples(*[st.sampled_from(["open", "periodic"])] * 3),
+    boundary=st.tuples(*[st.sampled_from(NAMES)] * 3),
     order=st.sampled_from(["raster", "morton"]),
     connectivity=st.sampled_from(["radius", "full"]),
     radii=st.lists(
@@ -141,7 +142,7 @@ def test_morton_order_is_a_permutation_that_changes_nothing_else(edges) -> None:
         assert torch.equal(morton[f"{side}_mask"], raster[f"{side}_mask"][to_raster])
 
 
-@pytest.mark.parametrize("boundary", ["open", "periodic"])
+@pytest.mark.parametrize("boundary", NAMES)
 def test_the_48_symmetries_of_the_cube_leave_the_edges_alone(boundary) -> None:
     n = 5
     graph = build_graph(LatticeSpec((n, n, n), boundary=boundary, radii=(0.5, 1.0, 2.3)))

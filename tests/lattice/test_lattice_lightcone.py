@@ -26,6 +26,7 @@ FACE, OPPOSITE = Ports("z-"), Ports("z+")
         LatticeSpec((10, 3, 4), order="morton"),
         LatticeSpec((5, 6, 7), boundary="periodic", radii=(0.5, 1.0, 2.3)),
         LatticeSpec((9, 2, 8), boundary=("periodic", "periodic", "open"), radii=(0.5, 1.0, 1.5), order="morton"),
+        LatticeSpec((5, 3, 8), boundary=("reflecting", "absorbing", "reflecting"), radii=(0.5, 1.0, 2.3)),
         LatticeSpec((6, 6, 6), "full"),
         LatticeSpec((4, 4, 4)),
         LatticeSpec((1, 1, 9), radii=(0.5, 1, 2)),

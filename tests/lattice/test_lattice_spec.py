@@ -34,6 +34,9 @@ def test_lists_become_tuples_and_the_spec_can_be_a_key() -> None:
     assert hash(spec) == hash(same)
     assert spec.periodic == (False, True, False)
     assert LatticeSpec(boundary="periodic").periodic == (True, True, True)
+    mixed = LatticeSpec(boundary=("reflecting", "absorbing", "open"))
+    assert (mixed.reflecting, mixed.absorbing) == ((True, False, False), (False, True, False))
+    assert mixed.boundaries == mixed.boundary
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,12 @@ def test_the_command_line_builds_it() -> None:
         ({"connectivity": "ful"}, "'radius', 'full'", "'ful'", "Did you mean 'full'?"),
         ({"order": "mortn"}, "'raster', 'morton'", "'mortn'", "Did you mean 'morton'?"),
         ({"edges": "stencils"}, "'radius_graph', 'stencil'", "'stencils'", "Did you mean 'stencil'?"),
-        ({"boundary": "periodical"}, "'open', 'periodic'", "'periodical'", "Did you mean 'periodic'?"),
+        (
+            {"boundary": "periodical"},
+            "'open', 'periodic', 'reflecting', 'absorbing'",
+            "'periodical'",
+            "Did you mean 'periodic'?",
+        ),
         ({"boundary": ("open", "opn", "open")}, "along y must be one of", "'opn'", "Did you mean 'open'?"),
         ({"boundary": ("open", "open")}, "one for each of the axes", "2 names", "boundary='periodic'"),
         ({"radius_ratio": 0}, "radius_ratio must be a finite number above 0", "0", "positive ratio"),

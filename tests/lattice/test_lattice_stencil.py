@@ -12,6 +12,8 @@ from latticegnn.lattice import (
     Tier,
     coordinates,
     degrees,
+    divisors,
+    divisors_by_distance,
     edge_count,
     empty_tiers,
     neighbours,
@@ -27,6 +29,8 @@ SPECS = [
     LatticeSpec((5, 6, 7), boundary=("periodic", "open", "periodic"), radii=(1, 1.5, 3), order="morton"),
     LatticeSpec((2, 3, 4), "full", "periodic"),
     LatticeSpec((10, 3, 4), boundary="periodic"),
+    LatticeSpec((5, 4, 3), boundary="reflecting", radii=(1, 1.5, 2.5), order="morton"),
+    LatticeSpec((3, 2, 4), "full", ("absorbing", "reflecting", "periodic")),
     LatticeSpec((1, 1, 1)),
     LatticeSpec((1, 2, 1), "full"),
 ]
@@ -56,12 +60,23 @@ def test_offsets_degrees_and_counts_equal_brute_force(spec, brute_force) -> None
     assert np.array_equal(torch.cat([parts.offsets, parts.tier[:, None]], dim=1).numpy(), expected)
     assert torch.equal(parts.distance, parts.offsets.square().sum(1).double().sqrt())
     assert parts.distance.dtype == torch.float64
-    others = edges[edges[:, 0] != edges[:, 1]]
+    others = edges[(edges[:, 3:] != 0).any(1)]  # a cell's own mirror images are neighbours
     counted = np.zeros((spec.num_nodes, 3), dtype=int)
     np.add.at(counted, (others[:, 0], others[:, 2]), 1)
     assert np.array_equal(degrees(spec).numpy(), counted)
     assert edge_count(spec) == {tier: int((edges[:, 2] == tier).sum()) for tier in Tier}
     assert empty_tiers(spec) == tuple(tier for tier in Tier if not counted[:, tier].any())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_divisors_by_distance_add_up_to_those_by_tier(spec) -> None:
+    distances, counts = divisors_by_distance(spec)
+    tier = torch.bucketize(distances, torch.tensor(spec.thresholds[:2], dtype=torch.float64) * (1 + 1e-9))
+    by_tier = torch.zeros(spec.num_nodes, 3, dtype=torch.long).index_add_(1, tier, counts)
+    assert torch.equal(by_tier, divisors(spec))
+    assert torch.equal(counts[:, 0], torch.ones(spec.num_nodes, dtype=torch.long))
+    if not any(spec.absorbing):
+        assert torch.equal(by_tier, degrees(spec) + torch.tensor([1, 0, 0]))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)

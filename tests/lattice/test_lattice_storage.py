@@ -12,7 +12,7 @@ from latticegnn.lattice.storage import write_atomically
 
 @pytest.fixture
 def graph():
-    spec = LatticeSpec((4, 5, 6), boundary=("open", "periodic", "open"), order="morton", radii=(0.5, 1.0, 2.0))
+    spec = LatticeSpec((4, 5, 6), boundary=("open", "periodic", "reflecting"), order="morton", radii=(0.5, 1.0, 2.0))
     return build_graph(spec, Ports("x-", Grid(3)), Ports("surface", "proportional", seed=5))
 
 

@@ -77,6 +77,16 @@ def test_a_lattice_learns_and_logs_what_the_metrics_say(module, data, tmp_path) 
     assert min(module.milliseconds) > 0
 
 
+def test_soft_tiers_learn_their_thresholds_and_log_them(module, data, tmp_path) -> None:
+    assert "threshold/local" not in fit(module, data, tmp_path, epochs=1).callback_metrics
+    model = LatticeModel(module.model.spec, embedding_dim=12, channels=4, hidden=4, steps=5, soft_tiers=0.3)
+    module.model = model
+    logged = fit(module, data, tmp_path, epochs=2).callback_metrics
+    found = [logged[f"threshold/{tier}"].item() for tier in ("local", "functional")]
+    assert found == pytest.approx(model.cell.aggregator.thresholds().tolist())
+    assert abs(found[0] - 0.5) > 1e-3
+
+
 def test_without_pairs_no_rank_is_logged(module, data, tmp_path) -> None:
     module.pairs = False
     assert "validation/mrr@10" not in fit(module, data, tmp_path, epochs=1).callback_metrics
