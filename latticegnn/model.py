@@ -31,9 +31,11 @@ from latticegnn.nn import (
     EmbeddingToLatticeMapper,
     EmbeddingTransformer,
     Execution,
+    InputSurface,
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
+    OutputSurface,
     Plain,
     Readout,
     Stochastic,
@@ -88,6 +90,7 @@ class LatticeModel(nn.Module):
         readout: "ports": one number a port; "ports_full": all channels.
         inputs: Where the code is laid.
         outputs: Where the answer is read.
+        prefixes: Numbers of output ports, of an ordered placement, that training makes good each, see `OutputSurface`.
         experts: Tier name to expert, see `LatticeCell`.
         interior: Initial state of the other cells, see `VolumeStateInitializer`.
         initialisation: "shift" starts the cell's bypass as a shift from input to output ports; "random" does not.
@@ -127,6 +130,7 @@ class LatticeModel(nn.Module):
         readout: Readout = "ports",
         inputs: Ports = _INPUTS,
         outputs: Ports = _OUTPUTS,
+        prefixes: list[int] | None = None,
         experts: dict[str, Any] | None = None,
         interior: Interior = "zeros",
         initialisation: Literal["shift", "random"] = "shift",
@@ -157,7 +161,7 @@ class LatticeModel(nn.Module):
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
             "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "dynamics": dynamics, "seed": seed,
+            "checkpoint": checkpoint, "dynamics": dynamics, "prefixes": prefixes, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
@@ -175,23 +179,27 @@ class LatticeModel(nn.Module):
             if initialisation == "shift":
                 self._start_shift(place, step)
             centre = (torch.tensor(spec.shape) - 1) / 2
-            ports = (place[self.input_nodes].float() - centre) / centre.clamp_min(0.5)
+            ports = (place[self.input_nodes[: inputs.count(spec)]].float() - centre) / centre.clamp_min(0.5)
             self.mapper = EmbeddingToLatticeMapper(ports, channels)
             self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(ports))
-            self.extractor = LatticeToEmbeddingExtractor(readout, len(self.output_nodes), channels)
+            self.extractor = LatticeToEmbeddingExtractor(readout, outputs.count(spec), channels)
             self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
+            self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps."""
         return self.rollout(embedding)
 
-    def rollout(self, embedding: Tensor, steps: int | None = None, trajectory: bool = False) -> LatticeOutput:
+    def rollout(
+        self, embedding: Tensor, steps: int | None = None, trajectory: bool = False, ports: int | None = None
+    ) -> LatticeOutput:
         """Carry embeddings through the lattice.
 
         Args:
             embedding: [B, D].
             steps: Steps to take, ≥ 0; the model's own by default.
             trajectory: Keep every state.
+            ports: Output ports to read, the first ones in the placement's order; see `OutputSurface.keep`.
         """
         count = self.steps if steps is None else steps
         if count < 0:
@@ -209,12 +217,13 @@ class LatticeModel(nn.Module):
             )
         # Nodes first inside the loop: B and F are then one dense axis for the aggregation. Autocast ends at the maps.
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes
-        start = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code)).transpose(0, 1).contiguous()
+        laid = self.entry(self.mapper(code), embedding)
+        start = self.volume(code).to(code.dtype).index_add(1, nodes, laid).transpose(0, 1).contiguous()
         state, states = start, [start]
         for state in self._states(start, count):
             if trajectory:
                 states.append(state)
-        read = self.extractor(state[self.output_nodes].transpose(0, 1))
+        read = self.exit.keep(self.extractor(self.exit(state[self.output_nodes].transpose(0, 1))), ports)
         answer = self.transformer.decode(read).to(embedding.dtype)
         return LatticeOutput(
             embedding=embedding + answer if self.skip else answer,
@@ -237,7 +246,7 @@ class LatticeModel(nn.Module):
             targets: The embeddings wanted for them [n, D].
         """
         wanted = targets - inputs if self.skip else targets
-        self.transformer.fit(inputs, wanted, len(self.output_nodes), scale=self.gain)
+        self.transformer.fit(inputs, wanted, self.extractor.ports, scale=self.gain)
 
     @property
     def decoder(self) -> nn.Linear:

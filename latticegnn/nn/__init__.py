@@ -25,5 +25,9 @@ from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
 from latticegnn.nn.modes import build_modes as build_modes
+from latticegnn.nn.routing import ZoneRouter as ZoneRouter
+from latticegnn.nn.soft_ports import SoftPorts as SoftPorts
+from latticegnn.nn.surfaces import InputSurface as InputSurface
+from latticegnn.nn.surfaces import OutputSurface as OutputSurface
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.wave import Wave as Wave

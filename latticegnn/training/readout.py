@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
+from latticegnn.model import LatticeModel
 from latticegnn.training.losses import LossWeights, loss_terms
 
 logger = logging.getLogger("latticegnn")
@@ -31,6 +32,9 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
     descent is slow along their small directions. The validation loss picks λ among `PENALTIES`, or keeps the decoder
     as it was.
 
+    A lattice with ``prefixes`` is solved for all of them at once, each row standing once for each prefix with the
+    numbers beyond it at zero, and is judged by the mean over them: one decoder, the objective that training has.
+
     Args:
         model: Its output has ``embedding`` and ``code``; its ``decoder`` is the linear layer between them, and ``skip``
             says whether the input is added.
@@ -43,16 +47,18 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
     """
     model.eval()
     (inputs, targets), (given, expected) = train.tensors(SAMPLE), validation.tensors()
-    code, held_out = _read(model, inputs), _read(model, given)
-    wanted = targets - inputs if model.skip else targets
+    code, copies = _read(model, inputs)
+    held_out, _ = _read(model, given)
+    wanted = (targets - inputs if model.skip else targets).repeat(copies, 1)
     mean, deviation, centre = code.mean(dim=0), code.std(dim=0).clamp_min(1e-8), wanted.mean(dim=0)
     z = (code - mean) / deviation
-    base = given if model.skip else torch.zeros(())
+    base = given.repeat(copies, 1) if model.skip else torch.zeros(())
     decoder: nn.Linear = model.decoder  # type: ignore[assignment]
 
     def score(weight: Tensor, bias: Tensor) -> float:
-        terms = loss_terms(base + held_out @ weight.T + bias, expected, loss)
-        return float(torch.stack(list(terms.values())).sum())
+        predictions = (base + held_out @ weight.T + bias).chunk(copies)
+        terms = [torch.stack(list(loss_terms(part, expected, loss).values())).sum() for part in predictions]
+        return float(torch.stack(terms).mean())
 
     best, chosen = score(decoder.weight, decoder.bias), 0.0
     for penalty, solution in _ridge(z, wanted - centre):
@@ -69,8 +75,13 @@ def refit_readout(model: nn.Module, train: EmbeddingSplit, validation: Embedding
     return chosen
 
 
-def _read(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> Tensor:
-    return torch.cat([model(batch).code for batch in inputs.split(batch_size)])
+def _read(model: nn.Module, inputs: Tensor, batch_size: int = 256) -> tuple[Tensor, int]:
+    """Return what is read, one prefix after the other where the model has any, and how many there are."""
+    code = torch.cat([model(batch).code for batch in inputs.split(batch_size)])
+    if not isinstance(model, LatticeModel):
+        return code, 1
+    prefixes = model.exit.prefixes
+    return torch.cat([model.exit.keep(code, count) for count in prefixes]), len(prefixes)
 
 
 def _ridge(z: Tensor, y: Tensor) -> Iterator[tuple[float, Tensor]]:
