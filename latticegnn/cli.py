@@ -51,8 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def fit(arguments: list[str]) -> int:
     """Train, print the honest table, draw the figures; the run folder is printed last."""
     from latticegnn.report.run import draw_run
+    from latticegnn.report.surface import format_surface
     from latticegnn.report.tables import format_table, format_verdict
     from latticegnn.training.callbacks import Stopped
+    from latticegnn.training.experiment import main_metric
     from latticegnn.training.fit import Run
 
     run = Run(arguments)
@@ -71,6 +73,8 @@ def fit(arguments: list[str]) -> int:
         draw_run(run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))
+        if result["surface"]:
+            print(format_surface(result["surface"], main_metric(result["surface"][0])))
         print(run.folder)
     return 0
 

@@ -8,12 +8,13 @@ from collections import defaultdict
 from pathlib import Path
 
 from latticegnn.report.plots import gate_usage, honest_table, loss_curves, save
+from latticegnn.report.surface import surface_map
 
 CURVES = ("loss", "fvu", "cosine", "mrr@10")
 
 
 def draw_run(folder: Path) -> None:
-    """Draw loss curves, honest table and gate usage of a run as PNG files in its folder ``figures``.
+    """Draw loss curves, honest table, gate usage and, where measured, surface as PNG files in a run's ``figures``.
 
     Args:
         folder: A run folder with ``metrics.json`` and, where the run logged to CSV, ``logs/metrics.csv``; a run that
@@ -21,10 +22,13 @@ def draw_run(folder: Path) -> None:
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["table"]
+    content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    rows, surface = content["table"], content.get("surface")
     for metric in ("mrr@10", "fvu"):
         if metric in rows[0]:
             save(honest_table(rows, metric), figures / f"table_{metric.partition('@')[0]}.png")
+        if surface and metric in surface[0]:
+            save(surface_map(surface, metric), figures / f"surface_{metric.partition('@')[0]}.png")
     history = read_history(folder)
     if not history:
         return

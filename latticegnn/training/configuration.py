@@ -23,6 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from latticegnn.analysis.baselines import TRAINED
 from latticegnn.analysis.ladder import RUNGS
+from latticegnn.analysis.surface import Surface
 from latticegnn.data.mixture import paired
 from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
 from latticegnn.training.checkpoints import CheckpointFiles, saved
@@ -103,8 +104,7 @@ class RunCLI(LightningCLI):
             "--refit_readout",
             type=bool,
             default=True,
-            help="After training, solve the linear readout by ridge regression where the validation loss gains by it; "
-            "for the baselines too.",
+            help="After training, solve the linear readout where the validation loss gains by it; for baselines too.",
         )
         parser.add_argument(
             "--run_name",
@@ -127,6 +127,7 @@ class RunCLI(LightningCLI):
         for name, kind in (("loss", LossWeights), ("optim", Optimisation), ("unroll", Unroll)):
             parser.add_class_arguments(kind, name)
             parser.link_arguments(name, f"model.{name}", apply_on="instantiate")
+        parser.add_class_arguments(Surface, "surface")
         parser.link_arguments("model.embedding_dim", "data.expected_dim")
         parser.link_arguments("seed_everything", "model.seed")
         parser.link_arguments("seed_everything", "data.order_seed")
@@ -298,9 +299,8 @@ class RunCLI(LightningCLI):
 
 _FREE = (
     "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
-    "checkpoint.dirpath",
-    "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
+    "checkpoint.dirpath", "surface", "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
 )  # fmt: skip
 """Settings that may change when a run goes on: they say where and how it runs and what is shown, not what comes out."""
 

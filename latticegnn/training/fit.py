@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from latticegnn.analysis import baselines
 from latticegnn.analysis.ladder import RUNGS
 from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_rank, row_statistics
+from latticegnn.analysis.surface import quality_surface
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
@@ -56,6 +57,7 @@ class Run:
         self.data = self.cli.datamodule.content
         self._lattice: Tensor | None = None  # the lattice's figures row by row, which the baselines are paired with
         self._settings = self.cli.settings()
+        self.cli.config_init.surface.check(self.model)
         if self.cli.resume is not None:
             self._check_settings(self.cli.resume)
 
@@ -115,6 +117,7 @@ class Run:
             "parameters": counts,
             "backend": model.cell.backend,
             "learned_ports": learned,
+            "surface": self._surface(),
             "data": self.data.card(),
             "machine": self._machine(),
         }
@@ -210,6 +213,12 @@ class Run:
         split = self.data.splits["validation"]
         terms = loss_terms(predict(self.model, split), split.tensors()[1], self.module.loss)
         return {"loss": float(torch.stack(list(terms.values())).sum())}
+
+    def _surface(self) -> list[dict[str, float]]:
+        """Measure the lattice at the ports and steps that the settings name."""
+        asked, (inputs, targets) = self.cli.config_init.surface, self.data.splits["test"].tensors()
+        where = (asked.ports or (), asked.steps or ())
+        return quality_surface(self.model, inputs, targets, *where, self.module.train_mean, self.data.pairs)
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
