@@ -1,13 +1,15 @@
-"""Ports in a run: usage of zones, where learned ports end, and the readout solved for every prefix."""
+"""Ports in a run: usage of zones, where learned ports end, the readout solved for every prefix, the surface."""
 
 import json
 
 import pytest
 import torch
 
+from latticegnn import cli
 from latticegnn.data import EmbeddingData
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.model import LatticeModel
+from latticegnn.report import format_surface
 from latticegnn.report.run import read_history
 from latticegnn.training.losses import LossWeights, loss_terms
 from latticegnn.training.readout import refit_readout
@@ -85,3 +87,23 @@ def test_solving_for_the_full_code_alone_spoils_the_short_prefixes(splits) -> No
         losses.append(of_prefixes(model, splits["validation"]))
     assert sum(losses[0][:2]) < sum(losses[1][:2])
     assert losses[0][2] > losses[1][2], "what it costs the whole"
+
+
+def test_a_run_measures_prints_and_draws_it(tiny_config, tmp_path, capsys) -> None:
+    ends = ["--model.inputs.placement=nested", "--model.outputs.placement=nested", "--model.prefixes=[3,9]"]
+    words = ["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path), "--baselines", "[]", *ends]
+    assert cli.main([*words, "--surface.ports", "[3, 9]", "--surface.steps", "[5, 6]"]) == 0
+    printed, folder = capsys.readouterr().out, tmp_path / "latest"
+    surface = json.loads((folder / "metrics.json").read_text())["surface"]
+    assert [(row["steps"], row["ports"]) for row in surface] == [(5, 3), (5, 9), (6, 3), (6, 9)]
+    table = json.loads((folder / "metrics.json").read_text())["table"]
+    assert surface[1]["fvu"] == pytest.approx(table[0]["fvu"], rel=1e-5)
+    assert surface[0]["fvu"] > surface[1]["fvu"]
+    assert format_surface(surface, "fvu") in printed
+    assert (folder / "figures" / "surface_fvu.png").stat().st_size > 5000
+
+
+def test_a_surface_that_cannot_be_measured_is_refused_before_training(tiny_config, tmp_path, capsys) -> None:
+    words = ["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path), "--surface.ports", "[3]"]
+    assert cli.main([*words, "--surface.steps", "[5]"]) == 2
+    assert "placement: nested" in capsys.readouterr().err
