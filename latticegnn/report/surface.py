@@ -32,8 +32,8 @@ def format_surface(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
 def surface_map(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Draw one metric of a surface as a heat map, ports across and steps upwards; darker is better.
 
-    Colours are spread over the middle nine tenths of the values, so that a rollout that diverges hides no other
-    difference; each value stands in its field.
+    An unexplained fraction of 1 and more, no better than the mean, has the palest colour, so that a rollout that
+    diverges hides no other difference; each value stands in its field.
 
     Args:
         rows: Of `latticegnn.analysis.quality_surface`.
@@ -44,7 +44,8 @@ def surface_map(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """
     steps, ports, values = _grid(rows, metric)
     label, better = METRICS[metric]
-    low, high = np.quantile(values, [0.05, 0.95])
+    low = values.min()
+    high = max(low, min(values.max(), 1.0))
     figure = Figure(figsize=(1.8 + 0.8 * len(ports), 1.6 + 0.42 * len(steps)), layout="constrained")
     axes = figure.add_subplot()
     colours = "Blues_r" if better == "lower" else "Blues"
@@ -52,7 +53,7 @@ def surface_map(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(np.array([value]))[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1e}"
+        text = f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
         axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
     axes.set_xticks(range(len(ports)), [str(count) for count in ports])
     axes.set_yticks(range(len(steps)), [str(step) for step in steps])

@@ -25,9 +25,11 @@ def test_the_picture_shows_every_value(metric, colours) -> None:
     assert (axes.get_ylabel(), axes.get_xlabel()) == ("steps", "output ports read")
 
 
-def test_a_value_that_diverged_is_written_short() -> None:
-    texts = surface_map([*ROWS[1:], ROWS[0] | {"fvu": 1.25e9}], "fvu").axes[0].texts
-    assert "1.2e+09" in {text.get_text() for text in texts}
+def test_a_rollout_that_diverged_is_written_short_and_hides_no_other_difference() -> None:
+    axes = surface_map([*ROWS[1:], ROWS[0] | {"fvu": 1.25e9}], "fvu").axes[0]
+    assert "1.25e+09" in {text.get_text() for text in axes.texts}
+    image = next(child for child in axes.get_children() if isinstance(child, AxesImage))
+    assert image.get_clim() == (7 / 64, 1.0)
 
 
 @pytest.mark.parametrize("rows", [[], ROWS[1:], [{"steps": 1, "ports": 2}]], ids=["none", "a gap", "no metric"])
