@@ -107,3 +107,16 @@ def test_a_surface_that_cannot_be_measured_is_refused_before_training(tiny_confi
     words = ["fit", "--config", str(tiny_config), "--run_dir", str(tmp_path), "--surface.ports", "[3]"]
     assert cli.main([*words, "--surface.steps", "[5]"]) == 2
     assert "placement: nested" in capsys.readouterr().err
+
+
+def test_training_for_prefixes_pays_where_the_code_does_not_start_in_their_order(start, tmp_path) -> None:
+    # Inputs in raster order: the first principal components arrive at ports that the nested order reads late.
+    words = ["--model.outputs.placement=nested", "--surface.ports=[1, 3, 9]", "--surface.steps=[5]"]
+    words += ["--trainer.max_epochs=8", "--optim.lr_maps=0.01"]
+    found = {
+        name: [row["fvu"] for row in start(tmp_path / name, *words, *more).execute()["surface"]]
+        for name, more in {"whole": [], "prefixes": ["--model.prefixes=[1, 3, 9]"]}.items()
+    }
+    assert found["prefixes"][0] < 0.9 * found["whole"][0]
+    assert found["prefixes"][1] < 0.5 * found["whole"][1]
+    assert found["prefixes"][2] > found["whole"][2], "what it costs the whole"
