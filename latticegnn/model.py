@@ -28,9 +28,11 @@ from latticegnn.nn import (
     EmbeddingToLatticeMapper,
     EmbeddingTransformer,
     Execution,
+    InputSurface,
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
+    OutputSurface,
     Readout,
     Stochastic,
     VolumeStateInitializer,
@@ -87,6 +89,7 @@ class LatticeModel(nn.Module):
         readout: "ports": one number a port; "ports_full": all channels.
         inputs: Where the code is laid.
         outputs: Where the answer is read.
+        prefixes: Numbers of output ports, of an ordered placement, that training makes good each, see `OutputSurface`.
         experts: Tier name to expert, see `LatticeCell`.
         interior: Initial state of the other cells, see `VolumeStateInitializer`.
         initialisation: "shift" starts the cell's bypass as a shift from input to output ports; "random" does not.
@@ -130,6 +133,7 @@ class LatticeModel(nn.Module):
         readout: Readout = "ports",
         inputs: Ports = _INPUTS,
         outputs: Ports = _OUTPUTS,
+        prefixes: list[int] | None = None,
         experts: dict[str, Any] | None = None,
         interior: Interior = "zeros",
         initialisation: Literal["shift", "random"] = "shift",
@@ -182,11 +186,12 @@ class LatticeModel(nn.Module):
             if initialisation == "shift":
                 start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2
-            ports = (place[self.input_nodes].float() - centre) / centre.clamp_min(0.5)
+            ports = (place[self.input_nodes[: inputs.count(spec)]].float() - centre) / centre.clamp_min(0.5)
             self.mapper = EmbeddingToLatticeMapper(ports, channels)
             self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(ports))
-            self.extractor = LatticeToEmbeddingExtractor(readout, len(self.output_nodes), channels)
+            self.extractor = LatticeToEmbeddingExtractor(readout, outputs.count(spec), channels)
             self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
+            self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps."""
@@ -199,6 +204,7 @@ class LatticeModel(nn.Module):
         trajectory: bool = False,
         start: Tensor | None = None,
         intervene: Intervention | None = None,
+        ports: int | None = None,
     ) -> LatticeOutput:
         """Carry embeddings through the lattice.
 
@@ -209,6 +215,7 @@ class LatticeModel(nn.Module):
             start: States to go on from [B, N, F] in place of the embeddings' own; with ``clamp`` the code is laid on
                 their input ports.
             intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`.
+            ports: Output ports to read, the first ones in the placement's order; see `OutputSurface.keep`.
         """
         count = self.steps if steps is None else steps
         if count < 0:
@@ -219,7 +226,7 @@ class LatticeModel(nn.Module):
             state = run.step()
             if trajectory:
                 states.append(state)
-        answer, read = self.read(embedding, run.state)
+        answer, read = self.read(embedding, run.state, ports)
         return LatticeOutput(
             embedding=answer,
             code=read,
@@ -232,7 +239,7 @@ class LatticeModel(nn.Module):
         """Lay embeddings on the input ports and return the rollout at step 0; the arguments are those of `rollout`."""
         self._check(embedding)
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
-        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code))
+        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.entry(self.mapper(code), embedding))
         if start is not None and start.shape != own.shape:
             raise ValueError(
                 f"start must hold a state [B, N, F] for each embedding, {list(own.shape)}; got {list(start.shape)}; "
@@ -247,17 +254,18 @@ class LatticeModel(nn.Module):
             int(torch.randint(2**31, ())) if self.training and self._random else 0,
         )
 
-    def read(self, embedding: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, embedding: Tensor, state: Tensor, ports: int | None = None) -> tuple[Tensor, Tensor]:
         """Read the answer off a state of the rollout that these embeddings began.
 
         Args:
             embedding: [B, D], which a model with ``skip`` adds.
             state: [B, N, F].
+            ports: As for `rollout`.
 
         Returns:
             The answer in the teacher's space [B, D], and the code that was decoded, see `LatticeOutput`.
         """
-        code = self.extractor(state[:, self.output_nodes])
+        code = self.exit.keep(self.extractor(self.exit(state[:, self.output_nodes])), ports)
         answer = self.transformer.decode(code).to(embedding.dtype)
         return embedding + answer if self.skip else answer, code
 
@@ -274,7 +282,7 @@ class LatticeModel(nn.Module):
             targets: The embeddings wanted for them [n, D].
         """
         wanted = targets - inputs if self.skip else targets
-        self.transformer.fit(inputs, wanted, len(self.output_nodes), scale=self.gain)
+        self.transformer.fit(inputs, wanted, self.extractor.ports, scale=self.gain)
 
     @property
     def decoder(self) -> nn.Linear:

@@ -18,13 +18,16 @@ from latticegnn.lattice.placement import Corners as Corners
 from latticegnn.lattice.placement import CornersCenter as CornersCenter
 from latticegnn.lattice.placement import Full as Full
 from latticegnn.lattice.placement import Grid as Grid
-from latticegnn.lattice.placement import Placement as Placement
 from latticegnn.lattice.placement import Proportional as Proportional
 from latticegnn.lattice.placement import Random as Random
 from latticegnn.lattice.ports import FACES as FACES
 from latticegnn.lattice.ports import Ports as Ports
+from latticegnn.lattice.ports import covering_radius as covering_radius
 from latticegnn.lattice.spec import LatticeSpec as LatticeSpec
 from latticegnn.lattice.spec import Tier as Tier
+from latticegnn.lattice.spread import Learned as Learned
+from latticegnn.lattice.spread import Nested as Nested
+from latticegnn.lattice.spread import Zones as Zones
 from latticegnn.lattice.stencil import Stencil as Stencil
 from latticegnn.lattice.stencil import coordinates as coordinates
 from latticegnn.lattice.stencil import degrees as degrees
@@ -39,3 +42,4 @@ from latticegnn.lattice.stencil import stencil as stencil
 from latticegnn.lattice.stencil import tier_report as tier_report
 from latticegnn.lattice.storage import load_graph as load_graph
 from latticegnn.lattice.storage import save_graph as save_graph
+from latticegnn.lattice.strategy import Placement as Placement

@@ -56,7 +56,7 @@ def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports |
         - ``edge_attr`` float32 [E, 1], the distance in cells;
         - ``edge_offset`` int64 [E, 3], pos_source − pos_target the shortest way round (see :func:`axis_offsets` for
           ties), and to the source's mirror image where a reflecting boundary shows it;
-        - ``input_nodes``, ``output_nodes`` int64 [P], the ports in raster order of their coordinates;
+        - ``input_nodes``, ``output_nodes`` int64 [P], the ports in the order of `Ports.nodes`;
         - ``input_mask``, ``output_mask`` bool [N], the same ports as masks;
         - ``grid_shape``, ``spec``, ``inputs``, ``outputs``, what it was built from.
 
@@ -254,7 +254,7 @@ def validate_graph(graph: Data) -> None:
         _require(torch.equal(graph[f"{side}_mask"], mask), f"{side}_mask", f"marks the cells of {ports}")
         listed = graph.get(f"{side}_nodes")
         right = isinstance(listed, Tensor) and torch.equal(listed, nodes)
-        _require(right, f"{side}_nodes", f"lists the cells of {ports} in raster order of their coordinates")
+        _require(right, f"{side}_nodes", f"lists the cells of {ports} in the order of Ports.nodes")
 
 
 def _require(condition: bool, name: str, rule: str, received: object = "a value that does not") -> None:

@@ -5,41 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from latticegnn.lattice.spec import did_you_mean
-
-
-class Placement(ABC):
-    """Chooses which cells of a face become ports. Subclass it as a frozen dataclass to bring your own.
-
-    On ``face="surface"`` a placement with ``per_face = True`` is applied to each of the six faces and the union is
-    taken; with ``False`` it is applied once to the whole surface.
-    """
-
-    per_face: ClassVar[bool] = True
-
-    @abstractmethod
-    def select(self, face_coordinates: Tensor, extent: tuple[int, int, int], generator: torch.Generator) -> Tensor:
-        """Return the chosen rows of ``face_coordinates``.
-
-        Args:
-            face_coordinates: LongTensor [M, 3], the cells to choose from in raster order, counted from the corner of
-                the
-                face: on ``z-`` and ``z+`` alike the third column is 0.
-            extent: Cells of the face along x, y and z; 1 across it.
-            generator: The only source of randomness.
-
-        Returns:
-            LongTensor [P] of distinct row numbers, 1 ≤ P ≤ M, in any order.
-        """
+from latticegnn.lattice.spread import Learned, Nested, Zones
+from latticegnn.lattice.strategy import Placement as Placement
+from latticegnn.lattice.strategy import check_share, share, whole
 
 
 @dataclass(frozen=True)
@@ -91,25 +67,12 @@ class Random(Placement):
                 f"fraction={self.fraction}. Write Random(count=8), or in YAML placement: "
                 f"{{class_path: {__name__}.Random, init_args: {{count: 8}}}}."
             )
-        if self.count is not None and not whole(self.count, 1):
-            raise ValueError(f"count is a whole number of ports, at least 1. Received {self.count!r}. Write count: 8.")
-        fraction = self.fraction
-        if fraction is not None and not (isinstance(fraction, Real) and 0 < fraction <= 1):
-            raise ValueError(
-                f"fraction is the part of the face, above 0 and at most 1. Received {fraction!r}. Write fraction: 0.1."
-            )
+        check_share(self.count, self.fraction)
 
     def select(self, face_coordinates: Tensor, extent: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Draw the ports without repetition."""
         cells = len(face_coordinates)
-        count = self.count if self.fraction is None else max(1, round(self.fraction * cells))
-        assert count is not None  # the constructor admits exactly one of the two
-        if count > cells:
-            raise ValueError(
-                f"A placement cannot have more ports than its face has cells. Received count={count} for a face of "
-                f"{cells} cells. Lower count to {cells} or less, or use placement='full'."
-            )
-        return torch.randperm(cells, generator=generator)[:count]
+        return torch.randperm(cells, generator=generator)[: share(self.count, self.fraction, cells)]
 
 
 @dataclass(frozen=True)
@@ -178,12 +141,10 @@ PLACEMENTS: dict[str, type[Placement]] = {
     "corners": Corners,
     "corners_center": CornersCenter,
     "center": Center,
+    "nested": Nested,
+    "zones": Zones,
+    "learned": Learned,
 }
-
-
-def whole(value: object, least: int) -> bool:
-    """Return whether ``value`` is a whole number (no bool) of at least ``least``."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def placement_by_name(name: object) -> Placement:

@@ -21,12 +21,15 @@ from latticegnn.lattice.placement import (
     placement_by_name,
     placement_from_json,
     placement_to_json,
-    whole,
 )
 from latticegnn.lattice.placement import Proportional as Proportional
 from latticegnn.lattice.placement import Random as Random
 from latticegnn.lattice.spec import LatticeSpec, did_you_mean
-from latticegnn.lattice.stencil import node_grid
+from latticegnn.lattice.spread import Learned as Learned
+from latticegnn.lattice.spread import Nested as Nested
+from latticegnn.lattice.spread import Zones as Zones
+from latticegnn.lattice.stencil import coordinates, node_grid
+from latticegnn.lattice.strategy import whole
 
 FACES = ("x-", "x+", "y-", "y+", "z-", "z+")
 Face = Literal["x-", "x+", "y-", "y+", "z-", "z+", "surface"]
@@ -39,11 +42,13 @@ class Ports:
     Args:
         face: ``"x-"`` is the layer x = 0, ``"x+"`` the layer x = X−1, likewise y and z; ``"surface"`` is every cell on
             any of the six faces, once.
-        placement: A name (full, proportional, grid, corners, corners_center, center) or a :class:`Placement`.
+        placement: A name (full, proportional, grid, corners, corners_center, center, nested, zones, learned) or a
+            :class:`Placement`.
         seed: Seed of the random placements. The same seed gives the same ports.
 
     Raises:
-        ValueError: A name is unknown, the seed is not a whole number from 0, or the placement lacks an argument.
+        ValueError: A name is unknown, the seed is not a whole number from 0, the placement lacks an argument, or is one
+            for a single face on the surface.
     """
 
     face: Face = "z-"
@@ -58,38 +63,71 @@ class Ports:
                 f"face must be one of {', '.join(map(repr, faces))}. Received {self.face!r}."
                 f"{did_you_mean(self.face, faces)} Write face: z-, or another of these."
             )
-        self._resolved()
+        placement = self._resolved()
+        if self.face == "surface" and placement.one_face:
+            raise ValueError(
+                f"{type(placement).__qualname__} places ports on one face. Received face='surface'. Write face: z-, or "
+                "another placement."
+            )
         if not whole(self.seed, 0):
             raise ValueError(f"seed is a whole number, at least 0. Received {self.seed!r}. Write seed: 0.")
 
     def nodes(self, spec: LatticeSpec) -> Tensor:
         """Return the ports' node ids in raster order of their coordinates, LongTensor [P].
 
-        The order is that of space, not of node ids, so that renumbering the nodes changes nothing else.
+        A placement that is ``ordered`` sets its own order. Either is one of space, not of node ids, so that renumbering
+        the nodes changes nothing else.
 
         Raises:
             ValueError: The placement does not fit the face, or selects rows that do not exist.
         """
         placement = self._resolved()
         generator = torch.Generator().manual_seed(self.seed)
-        chosen = torch.zeros(spec.shape, dtype=torch.bool)
-        for region, cells in self._regions(chosen, placement):
+        rank = torch.full(spec.shape, -1)
+        for region, cells in self._regions(rank, placement):
             extent = (region.shape[0], region.shape[1], region.shape[2])
             rows = placement.select(cells, extent, generator)
             _check_rows(placement, rows, len(cells))
-            region[tuple(cells[rows].T)] = True  # a view: `chosen` is marked
-        return node_grid(spec)[chosen]
+            region[tuple(cells[rows].T)] = torch.arange(len(rows))  # a view: `rank` is written
+        chosen = rank >= 0
+        nodes = node_grid(spec)[chosen]
+        return nodes[rank[chosen].argsort(stable=True)] if placement.ordered else nodes
 
-    def _regions(self, chosen: Tensor, placement: Placement) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (a view of ``chosen`` [X, Y, Z], the cells in it to choose from [M, 3]) for each face to place on."""
+    def count(self, spec: LatticeSpec) -> int:
+        """Return P, the number of ports; learned ones are fewer than the nodes that they share."""
+        placement = self._resolved()
+        return placement.count if isinstance(placement, Learned) else len(self.nodes(spec))
+
+    def zones(self, spec: LatticeSpec) -> Tensor | None:
+        """Return each port's zone in the order of `nodes`, LongTensor [P] of 0 … 3; None where none are placed."""
+        placement = self._resolved()
+        if not isinstance(placement, Zones):
+            return None
+        extent = list(spec.shape)
+        extent["xyz".index(self.face[0])] = 1
+        return placement.zone(coordinates(spec)[self.nodes(spec)], (extent[0], extent[1], extent[2]))
+
+    @property
+    def learned(self) -> Learned | None:
+        """The placement, where training moves the ports; else None."""
+        placement = self._resolved()
+        return placement if isinstance(placement, Learned) else None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the placement numbers the ports in an order of its own."""
+        return self._resolved().ordered
+
+    def _regions(self, rank: Tensor, placement: Placement) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (a view of ``rank`` [X, Y, Z], the cells in it to choose from [M, 3]) for each face to place on."""
         if self.face == "surface" and not placement.per_face:
-            surface = torch.ones_like(chosen)
-            surface[1:-1, 1:-1, 1:-1] = False
-            yield chosen, surface.nonzero()
+            surface = torch.ones_like(rank)
+            surface[1:-1, 1:-1, 1:-1] = 0
+            yield rank, surface.nonzero()
             return
         for face in FACES if self.face == "surface" else (self.face,):
             axis, end = "xyz".index(face[0]), 0 if face[1] == "-" else -1
-            layer = chosen.select(axis, end).unsqueeze(axis)
+            layer = rank.select(axis, end).unsqueeze(axis)
             yield layer, torch.ones_like(layer).nonzero()
 
     def _resolved(self) -> Placement:
@@ -121,6 +159,16 @@ class Ports:
         if isinstance(arguments.get("placement"), Mapping):
             arguments["placement"] = placement_from_json(arguments["placement"])
         return cls(**arguments)
+
+
+def covering_radius(spec: LatticeSpec, ports: Ports) -> float:
+    r"""Return how far the worst served cell of the face is from a port, in cells; 0 where every cell is one.
+
+    :math:`\rho = \max_{c} \min_{p} \|r_c - r_p\|` over the cells c of the ports' face, by straight distances.
+    """
+    place = coordinates(spec).double()
+    face = place[Ports(ports.face).nodes(spec)]
+    return float(torch.cdist(face, place[ports.nodes(spec)]).amin(1).max())
 
 
 def _check_rows(placement: Placement, rows: Tensor, cells: int) -> None:

@@ -25,8 +25,12 @@ from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
 from latticegnn.nn.modes import build_modes as build_modes
+from latticegnn.nn.routing import ZoneRouter as ZoneRouter
 from latticegnn.nn.shift import start_shift as start_shift
 from latticegnn.nn.shift import step_size as step_size
+from latticegnn.nn.soft_ports import SoftPorts as SoftPorts
 from latticegnn.nn.soft_tiers import SoftTiers as SoftTiers
+from latticegnn.nn.surfaces import InputSurface as InputSurface
+from latticegnn.nn.surfaces import OutputSurface as OutputSurface
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.wave import Wave as Wave

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from latticegnn.report.plots import BLUE, GREY, METRICS, OTHERS, VERMILLION, save, styled
+from latticegnn.report.surface import surface_map
 
 Curve = Sequence[tuple[float, float]]
 
@@ -71,21 +72,35 @@ def draw_analyses(folder: Path) -> list[Path]:
     Args:
         folder: A run's, with its folder ``analysis``, or an experiment's, with ``experiment.json``.
     """
-    steps = _steps(folder)
-    if not steps:
-        return []
-    first = next(iter(steps.values()))[0][0]
-    metric = "mrr@10" if "mrr@10" in first else "explained_variance"
-    curves = {name: [[(row["steps"], row[metric]) for row in rows] for rows in runs] for name, runs in steps.items()}
-    file = folder / "analysis" / "steps.png"
-    save(sweep(curves, metric, "steps"), file)
-    return [file]
+    drawn = {}
+    steps = _found(folder, "steps")
+    if steps:
+        metric = _metric(next(iter(steps.values()))[0])
+        curves = {
+            name: [[(row["steps"], row[metric]) for row in rows] for rows in runs] for name, runs in steps.items()
+        }
+        drawn["steps"] = sweep(curves, metric, "steps")
+    for name, runs in _found(folder, "surface").items():
+        metric = "mrr@10" if "mrr@10" in runs[0][0] else "fvu"
+        places = [{key: rows[0][key] for key in ("steps", "ports")} for rows in zip(*runs, strict=True)]
+        means = [statistics.fmean(row[metric] for row in rows) for rows in zip(*runs, strict=True)]
+        rows = [place | {metric: mean} for place, mean in zip(places, means, strict=True)]
+        drawn[f"surface_{name}"] = surface_map(rows, metric)
+    files = {name: folder / "analysis" / f"{name}.png" for name in drawn}
+    for name, file in files.items():
+        save(drawn[name], file)
+    return list(files.values())
 
 
-def _steps(folder: Path) -> dict[str, list[list[dict[str, float]]]]:
-    whole, single = folder / "experiment.json", folder / "analysis" / "steps.json"
+def _metric(rows: Sequence[Mapping[str, float]]) -> str:
+    return "mrr@10" if "mrr@10" in rows[0] else "explained_variance"
+
+
+def _found(folder: Path, analysis: str) -> dict[str, list[list[dict[str, float]]]]:
+    """Return the rows of an analysis by variant and seed; a run is one variant, "lattice"."""
+    whole, single = folder / "experiment.json", folder / "analysis" / f"{analysis}.json"
     if whole.is_file():
-        return dict(json.loads(whole.read_text(encoding="utf-8")).get("analysis", {}).get("steps", {}))
+        return dict(json.loads(whole.read_text(encoding="utf-8")).get("analysis", {}).get(analysis, {}))
     if single.is_file():
         return {"lattice": [json.loads(single.read_text(encoding="utf-8"))["rows"]]}
     return {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latticegnn.analysis.any_time import quality_by_steps
+from latticegnn.analysis.surface import Surface, quality_surface
 from latticegnn.data.split import SAMPLE
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
@@ -23,22 +24,32 @@ class Analyses:
 
     Args:
         steps: Quality of the answer after each step up to this number, ≥ 1, see `quality_by_steps`.
+        surface: Quality by output ports read and steps taken, see `quality_surface`.
 
     Raises:
         ValueError: When nothing is asked for, or a value is out of range.
     """
 
     steps: int | None = None
+    surface: Surface | None = None
 
     def __post_init__(self) -> None:
         """Check that something is asked for."""
-        asked = {name: value for name, value in asdict(self).items() if value is not None}
-        if not asked:
+        if not self.asked():
             raise ValueError(
                 f"an analysis must be asked for, of {', '.join(asdict(self))}; got none; set steps to 24, for example."
             )
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps to look at must be at least 1; got {self.steps}; set it to 24, for example.")
+
+    def asked(self) -> dict[str, Any]:
+        """Give the settings of each analysis that is asked for, as plain numbers and lists."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def check(self, model: LatticeModel) -> None:
+        """Raise the ValueError that looking at such a model would raise, before it is trained."""
+        if self.surface is not None:
+            self.surface.check(model)
 
 
 def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
@@ -63,7 +74,7 @@ def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
                 f"an analysis needs the folder of a run that is done; {folder} has no {name}; pass for instance "
                 "runs/latest."
             )
-    settings = {name: value for name, value in asdict(wanted).items() if value is not None}
+    settings = wanted.asked()
     places = {name: folder / FOLDER / f"{name}.json" for name in settings}
     found = {name: _before(place, settings[name]) for name, place in places.items()}
     missing = [name for name, rows in found.items() if rows is None]
@@ -71,7 +82,7 @@ def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
         opened = FinishedRun(folder)
         (folder / FOLDER).mkdir(exist_ok=True)
         for name in missing:
-            found[name] = getattr(opened, name)(settings[name])
+            found[name] = getattr(opened, name)(getattr(wanted, name))
             content = {"settings": settings[name], "rows": found[name]}
             write_atomically(places[name], json.dumps(content, indent=2).encode())
     return {name: rows for name, rows in found.items() if rows is not None}
@@ -107,6 +118,12 @@ class FinishedRun:
         """Compute `quality_by_steps` on the test split."""
         inputs, targets = self.data.splits["test"].tensors()
         return quality_by_steps(self.model, inputs, targets, self.train_mean, self.data.pairs, last)
+
+    def surface(self, asked: Surface) -> list[dict[str, Any]]:
+        """Compute `quality_surface` on the test split."""
+        asked.check(self.model)
+        inputs, targets = self.data.splits["test"].tensors()
+        return quality_surface(self.model, inputs, targets, asked.ports, asked.steps, self.train_mean, self.data.pairs)
 
 
 def _before(place: Path, setting: Any) -> list[dict[str, Any]] | None:

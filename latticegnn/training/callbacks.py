@@ -29,8 +29,9 @@ KEPT = 2
 class GateLog(pl.Callback):
     """Logs, after each epoch, how the cell mixes its experts at the last step of a rollout over one validation batch.
 
-    ``gate/<tier>`` is the mean weight of the tier's expert, ``gate/entropy`` the mean entropy of the mixture in nats.
-    ``threshold/local`` and ``threshold/functional`` are where soft tiers end, in cells.
+    ``gate/<tier>`` is the mean weight of the tier's expert, ``gate/entropy`` the mean entropy of the mixture in nats;
+    likewise ``zone/<k>`` and ``zone/entropy``, where input ports are placed by zones. ``threshold/local`` and
+    ``threshold/functional`` are where soft tiers end, in cells.
     """
 
     @torch.no_grad()
@@ -41,14 +42,20 @@ class GateLog(pl.Callback):
         model = pl_module.model
         if batch_idx > 0 or not isinstance(model, LatticeModel):
             return
-        weights = model.cell.gates(model(batch["input"]).state)
-        usage = weights.mean(dim=(0, 1))
-        entropy = torch.special.entr(weights).sum(dim=-1).mean()
-        values = {f"gate/{name}": float(usage[k]) for k, name in enumerate(model.cell.experts)}
+        weights = model.cell.gates(model(batch["input"]).state).flatten(0, 1)
+        pl_module.log_dict(_usage("gate", list(model.cell.experts), weights))
         if isinstance(model.cell.aggregator, SoftTiers):
             ends = model.cell.aggregator.thresholds().tolist()
-            values |= dict(zip(("threshold/local", "threshold/functional"), ends, strict=True))
-        pl_module.log_dict(values | {"gate/entropy": float(entropy)})
+            pl_module.log_dict(dict(zip(("threshold/local", "threshold/functional"), ends, strict=True)))
+        if model.entry.router is not None:
+            weights = model.entry.router.weights(batch["input"])
+            pl_module.log_dict(_usage("zone", [str(zone) for zone in range(weights.shape[1])], weights))
+
+
+def _usage(mixture: str, names: list[str], weights: torch.Tensor) -> dict[str, float]:
+    """Give the mean of weights [n, number of names] for each name, and their mean entropy."""
+    usage = {f"{mixture}/{name}": float(mean) for name, mean in zip(names, weights.mean(dim=0), strict=True)}
+    return usage | {f"{mixture}/entropy": float(torch.special.entr(weights).sum(dim=-1).mean())}
 
 
 class GradientWatch(pl.Callback):

@@ -103,8 +103,7 @@ class RunCLI(LightningCLI):
             "--refit_readout",
             type=bool,
             default=True,
-            help="After training, solve the linear readout by ridge regression where the validation loss gains by it; "
-            "for the baselines too.",
+            help="After training, solve the linear readout where the validation loss gains by it; for baselines too.",
         )
         parser.add_argument(
             "--run_name",
@@ -283,9 +282,8 @@ class RunCLI(LightningCLI):
 
 _FREE = (
     "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
-    "checkpoint.dirpath",
-    "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
+    "checkpoint.dirpath", "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.accelerator",
 )  # fmt: skip
 """Settings that may change when a run goes on: they say where and how it runs and what is shown, not what comes out."""
 

@@ -128,7 +128,9 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         # A mistake in the last variant should not wait for the first to be trained.
         for name in dict.fromkeys(name for name, _ in missing):
-            RunCLI(_arguments(experiment, name, 0, Path(scratch)), Path(scratch) / "run")
+            cli = RunCLI(_arguments(experiment, name, 0, Path(scratch)), Path(scratch) / "run")
+            if experiment.analyse is not None:
+                experiment.analyse.check(cli.model.lattice)
     folder.mkdir(parents=True, exist_ok=True)
     words = {
         place: _going_on(place) or _arguments(experiment, name, seed, folder) for (name, seed), place in missing.items()

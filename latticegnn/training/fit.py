@@ -99,6 +99,10 @@ class Run:
         untrained = {name: make(model) for name, make in known.items() if name in self.cli.config.baselines}
         cost = self._fit(self.trainer, self.module, self.cli.resume)
         rows = [self._row("lattice", model, cost)]
+        sides = {"inputs": model.entry.soft, "outputs": model.exit.soft}
+        learned = {side: soft.places().tolist() for side, soft in sides.items() if soft is not None}
+        for side, places in learned.items():
+            logger.info("learned %s ended at %s", side, [[round(x, 2) for x in place] for place in places])
         if self.trainer.is_global_zero:
             model.save_pretrained(self.folder / "model")
         rows += [self._row(name, reference) for name, reference in self._references()]
@@ -110,6 +114,7 @@ class Run:
             "validation": self._validation(),
             "parameters": counts,
             "backend": model.cell.backend,
+            "learned_ports": learned,
             "data": self.data.card(),
             "machine": self._machine(),
         }
@@ -211,7 +216,7 @@ class Run:
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = len(self.model.input_nodes)
+        code = self.model.mapper.ports
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:

@@ -38,6 +38,9 @@ def refit_readout(
     descent is slow along their small directions. The validation loss picks λ among `PENALTIES`, or keeps the decoder
     as it was.
 
+    A lattice with ``prefixes`` is solved for all of them at once, each row standing once for each prefix with the
+    numbers beyond it at zero, and is judged by the mean over them: one decoder, the objective that training has.
+
     Args:
         model: Its output has ``embedding`` and ``code``; its ``decoder`` is the linear layer between them, and ``skip``
             says whether the input is added.
@@ -51,16 +54,18 @@ def refit_readout(
     """
     model.eval()
     (inputs, targets), (given, expected) = train.tensors(SAMPLE), validation.tensors()
-    code, held_out = _read(model, inputs, span), _read(model, given, span)
-    wanted = targets - inputs if model.skip else targets
+    code, copies = _read(model, inputs, span)
+    held_out, _ = _read(model, given, span)
+    wanted = (targets - inputs if model.skip else targets).repeat(copies, 1)
     mean, deviation, centre = code.mean(dim=0), code.std(dim=0).clamp_min(1e-8), wanted.mean(dim=0)
     z = (code - mean) / deviation
-    base = given if model.skip else torch.zeros(())
+    base = given.repeat(copies, 1) if model.skip else torch.zeros(())
     decoder: nn.Linear = model.decoder  # type: ignore[assignment]
 
     def score(weight: Tensor, bias: Tensor) -> float:
-        terms = loss_terms(base + held_out @ weight.T + bias, expected, loss)
-        return float(torch.stack(list(terms.values())).sum())
+        predictions = (base + held_out @ weight.T + bias).chunk(copies)
+        terms = [torch.stack(list(loss_terms(part, expected, loss).values())).sum() for part in predictions]
+        return float(torch.stack(terms).mean())
 
     best, chosen = score(decoder.weight, decoder.bias), 0.0
     for penalty, solution in _ridge(z, wanted - centre):
@@ -77,21 +82,23 @@ def refit_readout(
     return chosen
 
 
-def _read(model: nn.Module, inputs: Tensor, span: tuple[int, int] | None, batch_size: int = 256) -> Tensor:
+def _read(model: nn.Module, inputs: Tensor, span: tuple[int, int] | None, batch_size: int = 256) -> tuple[Tensor, int]:
+    """Return what is read, one prefix after the other where the model has any, and how many there are."""
     batches = inputs.split(batch_size)
-    if span is None:
-        return torch.cat([model(batch).code for batch in batches])
-    assert isinstance(model, LatticeModel)
-    low, high = span
-    codes = []
-    for batch in batches:
-        run, turn = model.begin(batch), low + torch.arange(len(batch)) % (high - low + 1)
-        code = model.read(batch, run.state)[1]
-        for step in range(1, high + 1):
-            state, rows = run.step(), (turn == step).nonzero()[:, 0]
-            code[rows] = model.read(batch[rows], state[rows])[1]
-        codes.append(code)
-    return torch.cat(codes)
+    if not isinstance(model, LatticeModel):
+        return torch.cat([model(batch).code for batch in batches]), 1
+    code = torch.cat([model(batch).code if span is None else _in_turn(model, batch, *span) for batch in batches])
+    prefixes = model.exit.prefixes
+    return torch.cat([model.exit.keep(code, count) for count in prefixes]), len(prefixes)
+
+
+def _in_turn(model: LatticeModel, inputs: Tensor, low: int, high: int) -> Tensor:
+    run, turn = model.begin(inputs), low + torch.arange(len(inputs)) % (high - low + 1)
+    code = model.read(inputs, run.state)[1]
+    for step in range(1, high + 1):
+        state, rows = run.step(), (turn == step).nonzero()[:, 0]
+        code[rows] = model.read(inputs[rows], state[rows])[1]
+    return code
 
 
 def _ridge(z: Tensor, y: Tensor) -> Iterator[tuple[float, Tensor]]:

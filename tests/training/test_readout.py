@@ -95,7 +95,7 @@ def test_a_readout_for_any_step_is_solved_on_rows_that_take_turns(splits) -> Non
     with torch.no_grad():
         apart = [model.rollout(train.inputs, steps=steps).code for steps in (5, 6, 7)]
         wanted = torch.stack([apart[row % 3][row] for row in range(len(train.inputs))])
-        found = _read(model, train.inputs, (5, 7), batch_size=300)
+        found, _ = _read(model, train.inputs, (5, 7), batch_size=300)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
     def worst(model: LatticeModel) -> float:
