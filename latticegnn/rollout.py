@@ -66,12 +66,8 @@ class Rollout:
             ValueError: For a trajectory with an implicit gradient, unless gradients are off.
         """
         fixed = gradient if isinstance(gradient, Implicit) and steps and torch.is_grad_enabled() else None
-        if trajectory and fixed:
-            raise ValueError(
-                "a trajectory's gradient runs through the steps, and gradient: implicit keeps none of them; got a "
-                "trajectory with gradients on; take it under torch.no_grad(), leave out loss terms on rollouts, or "
-                "take another gradient."
-            )
+        if fixed and trajectory:
+            fixed.refuse_trajectory()
         free = steps - gradient.kept(steps)
         if free:
             self._state, self._memory = self._state.detach(), tuple(past.detach() for past in self._memory)

@@ -6,7 +6,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from torch import Tensor
 
@@ -125,6 +125,14 @@ class Implicit(GradientMode):
     def kept(self, steps: int) -> int:
         """Keep none."""
         return 0
+
+    def refuse_trajectory(self) -> NoReturn:
+        """Raise ValueError: a loss wants a rollout's states."""
+        raise ValueError(
+            "a trajectory's gradient runs through the steps, and gradient: implicit keeps none of them; got a loss on "
+            "a trajectory; leave out loss terms on rollouts, look at rollouts under torch.no_grad(), or take another "
+            "gradient."
+        )
 
     def attach(self, step: Map, state: Tensor) -> Tensor:
         """Return a state, as it is, with its gradient as a fixed point.

@@ -12,6 +12,8 @@ import latticegnn as lg
 from latticegnn.nn import Implicit, Plain
 from latticegnn.nn.implicit import solve_adjoint
 from latticegnn.rollout import Rollout
+from latticegnn.training.losses import LossWeights
+from latticegnn.training.module import EmbeddingModule
 
 SPEC = lg.LatticeSpec((3, 3, 5), radii=(0.5, 1.0, 1.5))
 REST = 120  # steps after which `make`'s states stand still in float64
@@ -220,8 +222,10 @@ def test_a_gradient_that_is_not_finite_is_an_error(refuses) -> None:
 
 def test_a_trajectory_has_no_implicit_gradient(refuses) -> None:
     model = make({"implicit": {}})
-    with refuses("keeps none of them", "trajectory with gradients on", "take it under torch.no_grad()"):
+    with refuses("keeps none of them", "got a loss on a trajectory", "under torch.no_grad()"):
         model.rollout(embeddings(), trajectory=True)
+    with refuses("keeps none of them", "got a loss on a trajectory", "leave out loss terms on rollouts"):
+        EmbeddingModule(model, LossWeights(dynamics=1.0))
     with torch.no_grad():
         assert model.rollout(embeddings(), trajectory=True).trajectory is not None
 
