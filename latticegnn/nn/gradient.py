@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args
 from torch import Tensor
 
 from latticegnn.lattice.spec import did_you_mean
-from latticegnn.nn.implicit import Adjoint, FixedPoint, Map, Solver, relative_change, solve_adjoint
+from latticegnn.nn.implicit import RESTART, Adjoint, FixedPoint, Map, Solver, relative_change, solve_adjoint
 
 logger = logging.getLogger("latticegnn")
 
@@ -21,9 +21,11 @@ class GradientMode(ABC):
 
     Attributes:
         recompute: Whether a step keeps its state alone and computes the rest again.
+        vectors: States that the backward pass holds besides.
     """
 
     recompute = False
+    vectors = 0
 
     @abstractmethod
     def kept(self, steps: int) -> int:
@@ -119,6 +121,7 @@ class Implicit(GradientMode):
                 f"implicit.products must be a whole number, at least 1; got {products!r}; 100 is the default."
             )
         self.solver, self.tolerance, self.products = solver, tolerance, products
+        self.vectors = RESTART + 2 if solver == "gmres" else 2
         self.last: Adjoint | None = None
         self.moving = 0
 

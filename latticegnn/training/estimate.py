@@ -74,7 +74,11 @@ def step_memory(
     state = _state(model, batch).nbytes
     states = 2 * (steps + 1) * state if trajectory else 0  # one by one, and stacked
     weights = 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    return StepMemory(state + max(1, model.gradient.kept(steps)) * kept + states, peak - kept, weights)
+    return StepMemory(
+        state + max(1, model.gradient.kept(steps)) * kept + states,
+        peak - kept + model.gradient.vectors * state,
+        weights,
+    )
 
 
 def _state(model: LatticeModel, samples: int) -> Tensor:
