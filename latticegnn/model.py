@@ -37,8 +37,10 @@ from latticegnn.nn import (
     Stochastic,
     VolumeStateInitializer,
     bind_step,
+    build_gradient,
     build_modes,
     check_execution,
+    check_gradient,
     start_shift,
     step_size,
 )
@@ -101,7 +103,8 @@ class LatticeModel(nn.Module):
         soft_tiers: Learn where tiers end, with edges of this softness in cells, see `latticegnn.nn.SoftTiers`.
         execution: How a step is computed, "auto", "reference", "fused" or "compiled", see `bind_step`; the numbers
             agree to rounding, and the log says which was chosen.
-        checkpoint: Keep each step's state alone for the backward pass and compute the rest again.
+        gradient: How the gradient comes back through a rollout: "full", "checkpointed", {"truncated": {"steps": k}} or
+            {"implicit": {…}}, see `latticegnn.nn.gradient`; None for "full". The states are the same in all of them.
         clamp: Lay the code on the input ports anew after every step, as a boundary condition (of a cellular automaton's
             clamped cells), rather than at step 0 alone. No output port may then be an input port.
         dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
@@ -143,7 +146,7 @@ class LatticeModel(nn.Module):
         radial: bool = False,
         soft_tiers: float | None = None,
         execution: Execution = "auto",
-        checkpoint: bool = False,
+        gradient: str | dict[str, dict[str, Any]] | None = None,
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
         seed: int = 0,
@@ -168,8 +171,10 @@ class LatticeModel(nn.Module):
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
-        self.execution, self.checkpoint, self.clamp = execution, checkpoint, clamp
+        self.execution, self.clamp = execution, clamp
         self.dynamics = build_modes(dynamics or {}, spec, inputs, outputs)
+        self.gradient = build_gradient(gradient)
+        check_gradient(self.gradient, steps, clamp, interior, self._random)
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
@@ -221,11 +226,7 @@ class LatticeModel(nn.Module):
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
         run = self.begin(embedding, start, intervene)
-        states = [run.state]
-        for _ in range(count):
-            state = run.step()
-            if trajectory:
-                states.append(state)
+        states = run.take(count, self.gradient, trajectory)
         answer, read = self.read(embedding, run.state, ports)
         return LatticeOutput(
             embedding=answer,
@@ -369,7 +370,7 @@ class LatticeModel(nn.Module):
             )
 
     def _step(self, rows: int) -> Callable[[Tensor], Tensor]:
-        step, chosen = bind_step(self.cell, self.execution, self.checkpoint, rows)
+        step, chosen = bind_step(self.cell, self.execution, self.gradient.recompute, rows)
         if chosen not in self._told:
             self._told.add(chosen)
             logger.info("step: %s (execution: %s)", chosen, self.execution)

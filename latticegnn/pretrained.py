@@ -78,6 +78,9 @@ def decoded(settings: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]
     Raises:
         ValueError: For any other name, or a lattice or ports that break a rule.
     """
+    settings = dict(settings)
+    if settings.pop("checkpoint", False):  # how a configuration said it before there were other gradients
+        settings["gradient"] = "checkpointed"
     for key in settings:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from latticegnn.nn import Dynamics, Plain
+from latticegnn.nn import Dynamics, GradientMode, Implicit, Plain
+from latticegnn.nn.dynamics import Memory
 
 Intervention = Callable[[Tensor, int], Tensor]
 """Changes states [B, N, F] between two steps; called with the number of steps taken, 0 before the first."""
@@ -49,17 +51,53 @@ class Rollout:
         """The present state [B, N, F]."""
         return self._state.transpose(0, 1)
 
+    def take(self, steps: int, gradient: GradientMode, trajectory: bool = False) -> list[Tensor]:
+        """Take steps, with what their gradient needs.
+
+        Args:
+            steps: How many, ≥ 0.
+            gradient: The way back through them.
+            trajectory: Keep every state.
+
+        Returns:
+            The states [B, N, F] before and after each step, where kept.
+
+        Raises:
+            ValueError: For a trajectory with an implicit gradient, unless gradients are off.
+        """
+        fixed = gradient if isinstance(gradient, Implicit) and steps and torch.is_grad_enabled() else None
+        if fixed and trajectory:
+            fixed.refuse_trajectory()
+        free = steps - gradient.kept(steps)
+        if free:
+            self._state, self._memory = self._state.detach(), tuple(past.detach() for past in self._memory)
+        states = [self.state]
+        for at in range(steps):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and at >= free):
+                state = self.step()
+            if trajectory:
+                states.append(state)
+        if fixed:
+            self._state = fixed.attach(self._from_rest, self._state)
+        return states
+
     def step(self) -> Tensor:
         """Take a step and return the state after it [B, N, F]."""
-        if isinstance(self.dynamics, Plain):
-            state = self.advance(self._state)
-        else:
-            at = self.first + self.taken
-            after, self._memory = self.dynamics(self._cell, self.state, self._memory, at)
-            state = after.transpose(0, 1)
+        state, self._memory = self._moved(self._state, self._memory, self.first + self.taken)
         self.taken += 1
         self._state = self._settled(state)
         return self.state
+
+    def _moved(self, state: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
+        if isinstance(self.dynamics, Plain):
+            return self.advance(state), memory
+        after, memory = self.dynamics(self._cell, state.transpose(0, 1), memory, at)
+        return after.transpose(0, 1), memory
+
+    def _from_rest(self, state: Tensor) -> Tensor:
+        """Take the last step again, from a state that has not moved: at a fixed point, the step that it is one of."""
+        memory = self.dynamics.start(state.transpose(0, 1))
+        return self._settled(self._moved(state, memory, self.first + self.taken - 1)[0])
 
     def _cell(self, x: Tensor) -> Tensor:
         return self.advance(x.transpose(0, 1).contiguous()).transpose(0, 1)

@@ -106,8 +106,8 @@ def table(times: dict[Case, dict[str, float]], profiles: dict[Case, dict[str, di
         f"{sizes['Conv3d']:,} parameters; ours: {hidden()} hidden units, {sizes['ours']:,} parameters. Peak memory "
         "of a second training step, above what stays after the first, and the first call (compilation from an empty "
         "cache included), each in a process of its own. The claims are judged on "
-        f"“{_judged(variants())}” alone, a model's `checkpoint: true`, against the faster Conv3d for time and the "
-        "smaller one for memory.",
+        f"“{_judged(variants())}” alone, a model's `gradient: checkpointed`, against the faster Conv3d for time and "
+        "the smaller one for memory.",
         rows,
     )
 

@@ -88,7 +88,13 @@ def profile(side: int, local: bool, train: bool, checkpoint: bool, steps: int | 
     needed = steps_needed(case.spec, Ports(face="z-"), Ports(face="z+"))
     count = steps or needed
     model = LatticeModel(
-        case.spec, EMBEDDING, CHANNELS, HIDDEN, count, checkpoint=checkpoint, require_light_cone=count >= needed
+        case.spec,
+        EMBEDDING,
+        CHANNELS,
+        HIDDEN,
+        count,
+        gradient="checkpointed" if checkpoint else None,
+        require_light_cone=count >= needed,
     )
     model.train(train)
     embedding = torch.randn(1, EMBEDDING, generator=torch.Generator().manual_seed(0))

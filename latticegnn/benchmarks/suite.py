@@ -17,8 +17,8 @@ import torch
 from latticegnn.benchmarks.results import Claim, Result, Row, Table
 from latticegnn.lattice.spec import did_you_mean
 
-NAMES = ("aggregation", "step", "peer", "scaling", "trainer", "data")
-QUICK = ("aggregation", "step", "scaling", "trainer")  # a peer's compilation alone takes half a minute
+NAMES = ("aggregation", "step", "gradients", "peer", "scaling", "trainer", "data")
+QUICK = ("aggregation", "step", "gradients", "scaling", "trainer")  # a peer's compilation alone takes half a minute
 
 
 @dataclass(frozen=True)

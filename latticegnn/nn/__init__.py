@@ -24,6 +24,10 @@ from latticegnn.nn.experts import MLPExpert as MLPExpert
 from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
+from latticegnn.nn.gradient import GradientMode as GradientMode
+from latticegnn.nn.gradient import Implicit as Implicit
+from latticegnn.nn.gradient import build_gradient as build_gradient
+from latticegnn.nn.gradient import check_gradient as check_gradient
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.routing import ZoneRouter as ZoneRouter
 from latticegnn.nn.shift import start_shift as start_shift

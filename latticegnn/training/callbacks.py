@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from latticegnn.model import LatticeModel
-from latticegnn.nn import SoftTiers
+from latticegnn.nn import Implicit, SoftTiers
 from latticegnn.training.checkpoints import progress_file, saved
 
 logger = logging.getLogger("latticegnn")
@@ -62,6 +62,7 @@ class GradientWatch(pl.Callback):
     """Logs the norm of the gradient of each group of parameters before clipping, and stops when one is not finite.
 
     ``gradient/<group>`` is the Euclidean norm over the group's parameters, see `latticegnn.training.optim.configure`.
+    Of an implicit gradient also ``adjoint/change`` and ``adjoint/residual``, see `latticegnn.nn.implicit.Adjoint`.
     """
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -79,6 +80,9 @@ class GradientWatch(pl.Callback):
                 f"{pl_module.rows}; lower the learning rates or inspect these rows"
             )
         pl_module.log_dict(norms)
+        mode = pl_module.model.gradient if isinstance(pl_module.model, LatticeModel) else None
+        if isinstance(mode, Implicit) and mode.last is not None:
+            pl_module.log_dict({"adjoint/change": mode.last.change, "adjoint/residual": mode.last.residual})
 
 
 class SeedEachBatch(pl.Callback):

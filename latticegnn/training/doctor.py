@@ -189,7 +189,7 @@ def _data(cli: RunCLI) -> tuple[Finding, int, int]:
 
 def _execution(model: LatticeModel, batch: int) -> Finding:
     try:
-        told = bind_step(model.cell, model.execution, model.checkpoint, batch * model.spec.num_nodes)[1]
+        told = bind_step(model.cell, model.execution, model.gradient.recompute, batch * model.spec.num_nodes)[1]
     except ValueError as error:
         return Finding("execution", False, str(error))
     return Finding("execution", True, f"{told}; aggregation backend {model.cell.backend}")
@@ -213,7 +213,7 @@ def _memory(cli: RunCLI, batch: int, rows: int) -> Finding:
     text += f"allocator may hold twice that); {_size(free)} free"
     if need <= free:
         return Finding("memory", True, text)
-    remedy = "" if model.checkpoint else "set model.checkpoint: true, or "
+    remedy = "" if model.gradient.recompute else "set model.gradient: checkpointed, or "
     text = f"a training step must fit in memory; got {text}; {remedy}lower data.batch_size or model.channels."
     return Finding("memory", False, text)
 
@@ -238,15 +238,15 @@ def gradients(model: LatticeModel, batch: int = 2) -> Iterator[Finding]:
     for name, part in parts.items():
         grads = [p.grad for p in part.parameters() if p.grad is not None]
         yield _gradient(name, torch.stack([g.norm() for g in grads]).norm() if grads else torch.zeros(()))
-    assert embedding.grad is not None
-    yield _gradient("input through the volume", embedding.grad.norm())
+    reached = torch.zeros(()) if embedding.grad is None else embedding.grad.norm()
+    yield _gradient("input through the volume", reached)
     model.zero_grad()
 
 
 def _gradient(name: str, norm: torch.Tensor) -> Finding:
     value = float(norm)
     ok = 0.0 < value < float("inf")
-    remedy = "" if ok else "; nothing can be learned there: check experts, steps and ports"
+    remedy = "" if ok else "; nothing can be learned there: check experts, steps, ports and gradient"
     return Finding(f"gradient at {name}", ok, f"{value:.3g}{remedy}")
 
 

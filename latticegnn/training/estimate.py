@@ -74,7 +74,11 @@ def step_memory(
     state = _state(model, batch).nbytes
     states = 2 * (steps + 1) * state if trajectory else 0  # one by one, and stacked
     weights = 3 * sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    return StepMemory(state + steps * kept + states, peak - kept, weights)
+    return StepMemory(
+        state + max(1, model.gradient.kept(steps)) * kept + states,
+        peak - kept + model.gradient.vectors * state,
+        weights,
+    )
 
 
 def _state(model: LatticeModel, samples: int) -> Tensor:
@@ -86,7 +90,9 @@ def _take(model: LatticeModel, samples: int) -> tuple[int, int]:
     execution = "fused" if model.execution == "compiled" else model.execution
     state = _state(model, samples).zero_().requires_grad_()
     for _ in range(2):  # the first makes the tables
-        step, _ = bind_step(model.cell, execution, model.checkpoint, rows=1)  # auto compiles for many rows alone
+        step, _ = bind_step(
+            model.cell, execution, model.gradient.recompute, rows=1
+        )  # auto compiles for many rows alone
         with Held() as held:
             out = step(state)
             kept = held.now

@@ -16,6 +16,7 @@ from latticegnn.data import EmbeddingData, Source, Task, TextFields, VectorField
 from latticegnn.data.mixture import TEXT, VECTORS
 from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
+from latticegnn.nn import Implicit
 from latticegnn.training.checkpoints import ENTRY, FORMAT
 from latticegnn.training.losses import Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
@@ -64,6 +65,8 @@ class EmbeddingModule(pl.LightningModule):
         lattice = model if isinstance(model, LatticeModel) else None
         if lattice is not None and self.unroll.low is not None and lattice.settings["require_light_cone"]:
             check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
+        if lattice is not None and self.loss.needs_trajectory and isinstance(lattice.gradient, Implicit):
+            lattice.gradient.refuse_trajectory()
         self.criterion = Loss(self.loss, lattice.spec if lattice else None)
         self.updates, self.pairs = 0, False
         self.train_mean = torch.zeros(())

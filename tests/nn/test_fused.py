@@ -294,8 +294,8 @@ def test_a_missing_compiler_is_told(monkeypatch, refuses) -> None:
 
 
 @pytest.mark.parametrize("execution", ["auto", "reference", "fused"])
-@pytest.mark.parametrize("checkpoint", [False, True])
-def test_a_model_gives_the_same_however_it_is_executed(execution, checkpoint, caplog) -> None:
+@pytest.mark.parametrize("gradient", ["full", "checkpointed"])
+def test_a_model_gives_the_same_however_it_is_executed(execution, gradient, caplog) -> None:
     def gradients(**options) -> tuple[Tensor, dict[str, Tensor]]:
         spec = LatticeSpec((4, 4, 4), radii=RADII)
         model = LatticeModel(spec, 8, channels=3, hidden=4, steps=4, radial=True, **options).double()
@@ -306,7 +306,7 @@ def test_a_model_gives_the_same_however_it_is_executed(execution, checkpoint, ca
 
     expected, grads = gradients(execution="reference")
     with caplog.at_level(logging.INFO, logger="latticegnn"):
-        found, others = gradients(execution=execution, checkpoint=checkpoint)
+        found, others = gradients(execution=execution, gradient=gradient)
     told = "the cell as it reads" if execution == "reference" else "fused, eager"
     assert f"step: {told} (execution: {execution})" in caplog.text
     torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)

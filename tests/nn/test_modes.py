@@ -71,7 +71,7 @@ def test_the_model_rolls_out_its_mode(name, execution) -> None:
 
 @pytest.mark.parametrize("name", MODES)
 def test_a_model_with_a_mode_trains_saves_and_loads(name, tmp_path) -> None:
-    model = make(MODES[name], checkpoint=True)
+    model = make(MODES[name], gradient="checkpointed")
     embedding = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
     model(embedding).embedding.square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
@@ -83,8 +83,8 @@ def test_a_model_with_a_mode_trains_saves_and_loads(name, tmp_path) -> None:
 def test_recomputed_steps_fire_the_same_cells() -> None:
     embedding = torch.randn(3, 12, generator=torch.Generator().manual_seed(0))
     gradients = []
-    for checkpoint in (False, True):
-        model = make(MODES["stochastic"], checkpoint=checkpoint)
+    for gradient in ("full", "checkpointed"):
+        model = make(MODES["stochastic"], gradient=gradient)
         torch.manual_seed(7)
         model(embedding).embedding.square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])

@@ -61,7 +61,7 @@ def test_a_blind_lattice_is_seen_through(tiny_config) -> None:
     )
     bad = report["gradient at input through the volume"]
     assert (bad.ok, bad.text.partition(";")[0]) == (False, "0")
-    assert "check experts, steps and ports" in bad.text
+    assert "check experts, steps, ports and gradient" in bad.text
 
 
 def test_ports_without_any_way_need_a_larger_radius(tiny_config) -> None:
@@ -101,7 +101,11 @@ def test_a_step_that_does_not_fit_is_not_tried(tiny_config, monkeypatch) -> None
     report = found(["--config", str(tiny_config)])
     assert list(report)[-1] == "memory"
     assert not report["memory"].ok
-    for part in ("must fit in memory; got about 9", "of 16 × 45 cells", "; 10.0 kB free; set model.checkpoint: true"):
+    for part in (
+        "must fit in memory; got about 9",
+        "of 16 × 45 cells",
+        "; 10.0 kB free; set model.gradient: checkpointed",
+    ):
         assert part in report["memory"].text
 
 
@@ -204,11 +208,11 @@ from latticegnn.lattice import LatticeSpec
 from latticegnn.model import LatticeModel
 from latticegnn.training.estimate import step_memory
 
-execution, checkpoint, trajectory = sys.argv[1], sys.argv[2] == "1", sys.argv[3] == "1"
+execution, gradient, trajectory = sys.argv[1], sys.argv[2], sys.argv[3] == "1"
 batch, steps, process = 16, 6, psutil.Process()
 model = LatticeModel(
     LatticeSpec((16, 16, 16)), embedding_dim=64, channels=16, hidden=32, steps=steps, execution=execution,
-    checkpoint=checkpoint, require_light_cone=False,
+    gradient=gradient, clamp=gradient == "implicit", require_light_cone=False,
 )
 given = torch.randn(batch, 64)
 optimizer = torch.optim.AdamW(model.parameters())
@@ -242,7 +246,17 @@ print(step_memory(model, batch, steps, 2**34, trajectory).total / (max(held) - b
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["fused 0 0", "fused 1 0", "fused 0 1", "reference 0 0", "reference 1 0"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "fused full 0",
+        "fused checkpointed 0",
+        "fused full 1",
+        "reference full 0",
+        "reference checkpointed 0",
+        "fused implicit 0",
+    ],
+)
 def test_the_estimate_is_what_a_training_step_takes(words) -> None:
     """With an allocator that gives every larger block back at once, as glibc's does with a fixed threshold."""
     done = subprocess.run(

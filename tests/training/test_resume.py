@@ -60,6 +60,8 @@ CASES = {
     "curriculum": "--unroll.mode curriculum --unroll.low 5 --unroll.high 8 --loss.weighting uncertainty",
     "seldom validated": "--trainer.check_val_every_n_epoch 2 --trainer.max_epochs 4",
     "one batch an epoch": "--data.batch_size 100",
+    "truncated": "--model.gradient {'truncated':{'steps':2}} --model.clamp true --trainer.max_epochs 1",
+    "implicit": "--model.gradient {'implicit':{'tolerance':0.1}} --model.clamp true --trainer.max_epochs 1",
     "bf16": "--trainer.precision bf16-mixed",
 }
 
