@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,15 +33,17 @@ from latticegnn.nn import (
     LatticeToEmbeddingExtractor,
     Readout,
     Stochastic,
+    Stopping,
     VolumeStateInitializer,
     bind_step,
     build_modes,
+    build_stopping,
     check_execution,
     start_shift,
     step_size,
 )
 from latticegnn.pretrained import decoded, read_settings, read_weights, write
-from latticegnn.rollout import Intervention, Rollout
+from latticegnn.rollout import Intervention, Rollout, ending
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 
@@ -57,7 +59,8 @@ class LatticeOutput:
         code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full".
         state: The last state [B, N, F].
         steps: Steps each sample took [B].
-        trajectory: States 0 … T [T + 1, B, N, F], where asked for.
+        trajectory: States 0 … T [T + 1, B, N, F], where asked for; a sample that has stopped repeats its last state.
+        settled: Whether each sample had settled when it ended [B]; None where no rule asked.
     """
 
     embedding: Tensor
@@ -65,6 +68,7 @@ class LatticeOutput:
     state: Tensor
     steps: Tensor
     trajectory: Tensor | None = None
+    settled: Tensor | None = None
 
 
 class LatticeModel(nn.Module):
@@ -103,6 +107,8 @@ class LatticeModel(nn.Module):
         dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
             `latticegnn.nn.modes.build_modes`. Random firing draws anew in each rollout of a model in training, from
             torch's generator, and is the same in every rollout of one in evaluation.
+        stopping: When a sample's rollout ends in evaluation, see `latticegnn.nn.build_stopping`; in training all
+            samples take the same number of steps, T or the one drawn.
         seed: Of every random start.
 
     Shapes:
@@ -140,6 +146,7 @@ class LatticeModel(nn.Module):
         checkpoint: bool = False,
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
+        stopping: dict[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -160,7 +167,7 @@ class LatticeModel(nn.Module):
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
             "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "seed": seed,
+            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "stopping": stopping, "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
@@ -170,6 +177,7 @@ class LatticeModel(nn.Module):
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
+        self.stopping = None if stopping is None else self.build_stopping(stopping)
         if clamp and bool(torch.isin(self.output_nodes, self.input_nodes).any()):
             raise ValueError(
                 f"a clamped cell's state says nothing, so no output port may be one; got clamp with inputs on "
@@ -190,7 +198,7 @@ class LatticeModel(nn.Module):
             self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
-        """Roll out the model's own number of steps."""
+        """Roll out the model's own number of steps; in evaluation as far as its ``stopping`` says, where it has one."""
         return self.rollout(embedding)
 
     def rollout(
@@ -200,17 +208,22 @@ class LatticeModel(nn.Module):
         trajectory: bool = False,
         start: Tensor | None = None,
         intervene: Intervention | None = None,
+        stopping: Stopping | Mapping[str, Any] | None = None,
     ) -> LatticeOutput:
         """Carry embeddings through the lattice.
 
         Args:
             embedding: [B, D].
-            steps: Steps to take, ≥ 0; the model's own by default.
+            steps: Steps that all samples take, ≥ 0, whatever ``stopping`` the model has; its own by default.
             trajectory: Keep every state.
             start: States to go on from [B, N, F] in place of the embeddings' own; with ``clamp`` the code is laid on
                 their input ports.
-            intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`.
+            intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`; with ``steps`` given
+                where the model has a ``stopping``, as samples that stop leave the batch.
+            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too.
         """
+        own = None if self.training else self.stopping
+        rule = ending(own, self.build_stopping, steps, stopping, intervene)
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
@@ -230,20 +243,15 @@ class LatticeModel(nn.Module):
             intervene,
             int(torch.randint(2**31, ())) if self.training and self._random else 0,
         )
-        states = [run.state]
-        for _ in range(count):
-            state = run.step()
-            if trajectory:
-                states.append(state)
-        read = self.extractor(run.state[:, self.output_nodes])
-        answer = self.transformer.decode(read).to(embedding.dtype)
-        return LatticeOutput(
-            embedding=embedding + answer if self.skip else answer,
-            code=read,
-            state=run.state,
-            steps=torch.full((embedding.shape[0],), count, device=embedding.device),
-            trajectory=torch.stack(states) if trajectory else None,
-        )
+        course = run.take(count, trajectory) if rule is None else run.settle(rule, trajectory)
+        code, answer = self._read(course.state, embedding)
+        return LatticeOutput(answer, code, course.state, course.steps, course.trajectory, course.settled)
+
+    def build_stopping(self, settings: Mapping[str, Any]) -> Stopping:
+        """Build a rule for this model from settings, see `latticegnn.nn.build_stopping`."""
+        cone = self.settings["require_light_cone"]
+        rule = build_stopping(settings, self.spec, self.inputs, self.outputs, self.channels, self.steps, cone)
+        return rule.to(self.output_nodes.device)
 
     @functools.cached_property
     def graph(self) -> Data:
@@ -326,6 +334,12 @@ class LatticeModel(nn.Module):
                 f"weights and configuration in {folder} must belong together; {error}; save the model again."
             ) from error
         return model.eval()
+
+    def _read(self, states: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the code and decode the answer of states [B, N, F]."""
+        code = self.extractor(states[:, self.output_nodes])
+        answer = self.transformer.decode(code).to(embedding.dtype)
+        return code, embedding + answer if self.skip else answer
 
     @property
     def _random(self) -> bool:

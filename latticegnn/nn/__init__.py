@@ -2,6 +2,13 @@
 
 from latticegnn.nn.cell import EXPERTS as EXPERTS
 from latticegnn.nn.cell import LatticeCell as LatticeCell
+from latticegnn.nn.criteria import Absolute as Absolute
+from latticegnn.nn.criteria import Combined as Combined
+from latticegnn.nn.criteria import Criterion as Criterion
+from latticegnn.nn.criteria import Energy as Energy
+from latticegnn.nn.criteria import Relative as Relative
+from latticegnn.nn.criteria import SpatialGradient as SpatialGradient
+from latticegnn.nn.criteria import Statistical as Statistical
 from latticegnn.nn.dynamics import Diffusion as Diffusion
 from latticegnn.nn.dynamics import Directional as Directional
 from latticegnn.nn.dynamics import Dynamics as Dynamics
@@ -24,8 +31,11 @@ from latticegnn.nn.experts import MLPExpert as MLPExpert
 from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
+from latticegnn.nn.halting import Halting as Halting
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.shift import start_shift as start_shift
 from latticegnn.nn.shift import step_size as step_size
+from latticegnn.nn.stopping import Stopping as Stopping
+from latticegnn.nn.stopping import build_stopping as build_stopping
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.wave import Wave as Wave
