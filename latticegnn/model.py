@@ -244,8 +244,14 @@ class LatticeModel(nn.Module):
             int(torch.randint(2**31, ())) if self.training and self._random else 0,
         )
         course = run.take(count, trajectory) if rule is None else run.settle(rule, trajectory)
-        code, answer = self._read(course.state, embedding)
+        code, answer = self.read(course.state, embedding)
         return LatticeOutput(answer, code, course.state, course.steps, course.trajectory, course.settled)
+
+    def read(self, states: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Read the code and decode the answer of states [B, N, F] that the embeddings [B, D] led to."""
+        code = self.extractor(states[:, self.output_nodes])
+        answer = self.transformer.decode(code).to(embedding.dtype)
+        return code, embedding + answer if self.skip else answer
 
     def build_stopping(self, settings: Mapping[str, Any]) -> Stopping:
         """Build a rule for this model from settings, see `latticegnn.nn.build_stopping`."""
@@ -334,12 +340,6 @@ class LatticeModel(nn.Module):
                 f"weights and configuration in {folder} must belong together; {error}; save the model again."
             ) from error
         return model.eval()
-
-    def _read(self, states: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the code and decode the answer of states [B, N, F]."""
-        code = self.extractor(states[:, self.output_nodes])
-        answer = self.transformer.decode(code).to(embedding.dtype)
-        return code, embedding + answer if self.skip else answer
 
     @property
     def _random(self) -> bool:

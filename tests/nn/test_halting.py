@@ -47,12 +47,14 @@ def test_hand_values() -> None:
     assert float(given.divergence(log_p)) == pytest.approx(expected, rel=1e-12)
 
 
+@torch.no_grad()
 def test_one_step_alone_takes_all() -> None:
     log_p = head(first=3).log_probabilities(trajectory(steps=3))
     assert log_p.tolist() == [[0.0] * 4]
     assert float(head(first=3).divergence(log_p)) == 0.0
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("prior", [0.05, 0.3, 0.9])
 def test_the_divergence_is_that_of_torch_s_distributions(prior) -> None:
     given = head(first=2, prior=prior)
