@@ -28,10 +28,10 @@ LIMITS = ("min_steps", "max_steps", "patience")
 
 
 class Stopping(nn.Module):
-    r"""Ends each sample's rollout by itself: at the first step k ≥ ``min_steps`` whose criterion, and that of the
-    ``patience`` − 1 steps before it, was satisfied; at ``max_steps`` otherwise.
+    """Ends each sample's rollout by itself.
 
-    It keeps nothing: ``memory = stopping.start(x)``, then ``settled, memory = stopping(x, memory, taken)`` after each
+    At the first step k ≥ ``min_steps`` that satisfies the criterion, as the ``patience`` − 1 steps before it did; at
+    ``max_steps`` otherwise. It keeps nothing: ``memory = stopping.start(x)``, then ``settled, memory = stopping(x, memory, taken)`` after each
     step, with rows taken out of all tensors of the memory as samples end. No gradient flows through the decision.
 
     Args:
@@ -46,7 +46,7 @@ class Stopping(nn.Module):
 
     Raises:
         ValueError: For a number that is not whole or out of range.
-    """  # noqa: D205
+    """
 
     def __init__(self, criterion: Criterion, min_steps: int, max_steps: int, patience: int = 1) -> None:
         super().__init__()

@@ -229,3 +229,9 @@ def test_a_rule_is_saved_with_its_model(name, tmp_path) -> None:
     ours, theirs = model(e), again(e)
     assert torch.equal(ours.steps, theirs.steps)
     torch.testing.assert_close(theirs.embedding, ours.embedding)
+
+
+def test_a_head_that_is_certain_halts_as_soon_as_the_output_ports_can_have_been_reached() -> None:
+    model = make(RULES["halting"])
+    model.stopping.criterion.score.bias.data.fill_(200.0)
+    assert model(embeddings()).steps.tolist() == [lg.steps_needed(SPEC, *PORTS)] * 6

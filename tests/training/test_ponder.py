@@ -1,6 +1,8 @@
 """Training a halting head: expected terms, the divergence beside them, and runs from a configuration."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,3 +157,16 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(update, run, tmp_path) -> No
     assert all(torch.equal(again[name], value) for name, value in whole.items())
     assert any(name.startswith("stopping.criterion.score") for name in whole)
     assert resumed.module.losses == pytest.approx(run.module.losses, rel=1e-6), "those before are kept in float32"
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(tiny_config, tmp_path) -> None:
+    words = [sys.executable, "-m", "latticegnn", "fit", "--config", str(tiny_config), "--baselines", "[]", *SETTINGS]
+    for count in ("1", "2"):
+        more = ["--run_dir", str(tmp_path), "--run_name", count, "--trainer.devices", count, "--refit_readout", "false"]
+        more += ["--trainer.max_epochs", "1"]
+        done = subprocess.run([*words, *more], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / count / "model" / "model.safetensors") for count in ("1", "2"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))

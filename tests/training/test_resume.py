@@ -60,8 +60,6 @@ CASES = {
     "curriculum": "--unroll.mode curriculum --unroll.low 5 --unroll.high 8 --loss.weighting uncertainty",
     "seldom validated": "--trainer.check_val_every_n_epoch 2 --trainer.max_epochs 4",
     "one batch an epoch": "--data.batch_size 100",
-    "halting": '--model.stopping {"halting":{"prior":0.2}} --loss.ponder 0.1 --unroll.mode random --unroll.low 5 '
-    "--unroll.high 8",
     "bf16": "--trainer.precision bf16-mixed",
 }
 
