@@ -31,8 +31,9 @@ class Stopping(nn.Module):
     """Ends each sample's rollout by itself.
 
     At the first step k ≥ ``min_steps`` that satisfies the criterion, as the ``patience`` − 1 steps before it did; at
-    ``max_steps`` otherwise. It keeps nothing: ``memory = stopping.start(x)``, then ``settled, memory = stopping(x, memory, taken)`` after each
-    step, with rows taken out of all tensors of the memory as samples end. No gradient flows through the decision.
+    ``max_steps`` otherwise. It keeps nothing: ``memory = stopping.start(x)``, then
+    ``settled, memory = stopping(x, memory, taken)`` after each step, with rows taken out of all tensors of the memory
+    as samples end. No gradient flows through the decision.
 
     Args:
         criterion: What says that a sample has settled.
