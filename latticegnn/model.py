@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,17 +35,19 @@ from latticegnn.nn import (
     OutputSurface,
     Readout,
     Stochastic,
+    Stopping,
     VolumeStateInitializer,
     bind_step,
     build_gradient,
     build_modes,
+    build_stopping,
     check_execution,
     check_gradient,
     start_shift,
     step_size,
 )
 from latticegnn.pretrained import decoded, read_settings, read_weights, write
-from latticegnn.rollout import Intervention, Rollout
+from latticegnn.rollout import Intervention, Rollout, ending
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 
@@ -61,7 +63,8 @@ class LatticeOutput:
         code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full".
         state: The last state [B, N, F].
         steps: Steps each sample took [B].
-        trajectory: States 0 … T [T + 1, B, N, F], where asked for.
+        trajectory: States 0 … T [T + 1, B, N, F], where asked for; a sample that has stopped repeats its last state.
+        settled: Whether each sample had settled when it ended [B]; None where no rule asked.
     """
 
     embedding: Tensor
@@ -69,6 +72,7 @@ class LatticeOutput:
     state: Tensor
     steps: Tensor
     trajectory: Tensor | None = None
+    settled: Tensor | None = None
 
 
 class LatticeModel(nn.Module):
@@ -110,6 +114,8 @@ class LatticeModel(nn.Module):
         dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
             `latticegnn.nn.modes.build_modes`. Random firing draws anew in each rollout of a model in training, from
             torch's generator, and is the same in every rollout of one in evaluation.
+        stopping: When a sample's rollout ends in evaluation, see `latticegnn.nn.build_stopping`; in training all
+            samples take the same number of steps, T or the one drawn.
         seed: Of every random start.
 
     Shapes:
@@ -149,6 +155,7 @@ class LatticeModel(nn.Module):
         gradient: str | dict[str, dict[str, Any]] | None = None,
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
+        stopping: dict[str, Any] | None = None,
         seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -178,6 +185,7 @@ class LatticeModel(nn.Module):
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
+        self.stopping = None if stopping is None else self.build_stopping(stopping)
         if clamp and bool(torch.isin(self.output_nodes, self.input_nodes).any()):
             raise ValueError(
                 f"a clamped cell's state says nothing, so no output port may be one; got clamp with inputs on "
@@ -199,7 +207,7 @@ class LatticeModel(nn.Module):
             self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
-        """Roll out the model's own number of steps."""
+        """Roll out the model's own number of steps; in evaluation as far as its ``stopping`` says, where it has one."""
         return self.rollout(embedding)
 
     def rollout(
@@ -209,32 +217,32 @@ class LatticeModel(nn.Module):
         trajectory: bool = False,
         start: Tensor | None = None,
         intervene: Intervention | None = None,
+        stopping: Stopping | Mapping[str, Any] | None = None,
         ports: int | None = None,
     ) -> LatticeOutput:
         """Carry embeddings through the lattice.
 
         Args:
             embedding: [B, D].
-            steps: Steps to take, ≥ 0; the model's own by default.
+            steps: Steps that all samples take, ≥ 0, whatever ``stopping`` the model has; its own by default.
             trajectory: Keep every state.
             start: States to go on from [B, N, F] in place of the embeddings' own; with ``clamp`` the code is laid on
                 their input ports.
-            intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`.
+            intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`; with ``steps`` given
+                where the model has a ``stopping``, as samples that stop leave the batch.
+            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too, where the
+                gradient is the full one.
             ports: Output ports to read, the first ones in the placement's order; see `OutputSurface.keep`.
         """
+        own = None if self.training else self.stopping
+        rule = ending(own, self.build_stopping, steps, stopping, intervene)
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
         run = self.begin(embedding, start, intervene)
-        states = run.take(count, self.gradient, trajectory)
-        answer, read = self.read(embedding, run.state, ports)
-        return LatticeOutput(
-            embedding=answer,
-            code=read,
-            state=run.state,
-            steps=torch.full((embedding.shape[0],), count, device=embedding.device),
-            trajectory=torch.stack(states) if trajectory else None,
-        )
+        course = run.take(count, self.gradient, trajectory) if rule is None else run.settle(rule, trajectory)
+        answer, code = self.read(embedding, course.state, ports)
+        return LatticeOutput(answer, code, course.state, course.steps, course.trajectory, course.settled)
 
     def begin(self, embedding: Tensor, start: Tensor | None = None, intervene: Intervention | None = None) -> Rollout:
         """Lay embeddings on the input ports and return the rollout at step 0; the arguments are those of `rollout`."""
@@ -269,6 +277,12 @@ class LatticeModel(nn.Module):
         code = self.exit.keep(self.extractor(self.exit(state[:, self.output_nodes])), ports)
         answer = self.transformer.decode(code).to(embedding.dtype)
         return embedding + answer if self.skip else answer, code
+
+    def build_stopping(self, settings: Mapping[str, Any]) -> Stopping:
+        """Build a rule for this model from settings, see `latticegnn.nn.build_stopping`."""
+        cone = self.settings["require_light_cone"]
+        rule = build_stopping(settings, self.spec, self.inputs, self.outputs, self.channels, self.steps, cone)
+        return rule.to(self.output_nodes.device)
 
     @functools.cached_property
     def graph(self) -> Data:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from latticegnn.nn import Dynamics, GradientMode, Implicit, Plain
+from latticegnn.nn import Dynamics, GradientMode, Implicit, Plain, Stopping
 from latticegnn.nn.dynamics import Memory
 
 Intervention = Callable[[Tensor, int], Tensor]
 """Changes states [B, N, F] between two steps; called with the number of steps taken, 0 before the first."""
+
+
+@dataclass
+class Course:
+    """What became of a batch's states.
+
+    Args:
+        state: Where each sample ended [B, N, F].
+        steps: Steps each sample took [B].
+        settled: Whether each sample had settled when it ended [B]; None where no rule asked.
+        trajectory: States 0 … the most steps of any sample [T + 1, B, N, F], where asked for; a sample that has ended
+            repeats its last state.
+    """
+
+    state: Tensor
+    steps: Tensor
+    settled: Tensor | None = None
+    trajectory: Tensor | None = None
 
 
 class Rollout:
@@ -43,7 +63,7 @@ class Rollout:
         self.advance, self.dynamics, self.held, self.intervene, self.first = advance, dynamics, held, intervene, first
         self.taken = 0
         # Nodes first inside: B and F are then one dense axis for the aggregation.
-        self._state = self._settled(state.transpose(0, 1).contiguous())
+        self._state = self._constrained(state.transpose(0, 1).contiguous())
         self._memory = dynamics.start(self.state)
 
     @property
@@ -51,16 +71,13 @@ class Rollout:
         """The present state [B, N, F]."""
         return self._state.transpose(0, 1)
 
-    def take(self, steps: int, gradient: GradientMode, trajectory: bool = False) -> list[Tensor]:
-        """Take steps, with what their gradient needs.
+    def take(self, steps: int, gradient: GradientMode, trajectory: bool = False) -> Course:
+        """Take a number of steps, the same for all samples, with what their gradient needs.
 
         Args:
             steps: How many, ≥ 0.
             gradient: The way back through them.
             trajectory: Keep every state.
-
-        Returns:
-            The states [B, N, F] before and after each step, where kept.
 
         Raises:
             ValueError: For a trajectory with an implicit gradient, unless gradients are off.
@@ -79,13 +96,14 @@ class Rollout:
                 states.append(state)
         if fixed:
             self._state = fixed.attach(self._from_rest, self._state)
-        return states
+        taken = torch.full((len(self.state),), steps, device=self.state.device)
+        return Course(self.state, taken, trajectory=torch.stack(states) if trajectory else None)
 
     def step(self) -> Tensor:
         """Take a step and return the state after it [B, N, F]."""
         state, self._memory = self._moved(self._state, self._memory, self.first + self.taken)
         self.taken += 1
-        self._state = self._settled(state)
+        self._state = self._constrained(state)
         return self.state
 
     def _moved(self, state: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
@@ -97,12 +115,41 @@ class Rollout:
     def _from_rest(self, state: Tensor) -> Tensor:
         """Take the last step again, from a state that has not moved: at a fixed point, the step that it is one of."""
         memory = self.dynamics.start(state.transpose(0, 1))
-        return self._settled(self._moved(state, memory, self.first + self.taken - 1)[0])
+        return self._constrained(self._moved(state, memory, self.first + self.taken - 1)[0])
+
+    def settle(self, stopping: Stopping, trajectory: bool = False) -> Course:
+        """Step until every sample has settled or taken ``stopping.max_steps``; who has ended is computed no more."""
+        whole = self.state
+        left = torch.arange(len(whole), device=whole.device)
+        steps, settled = torch.zeros_like(left), torch.zeros_like(left, dtype=torch.bool)
+        memory, states, ended = stopping.start(whole), [whole], [(left[:0], whole[:0])]
+        while len(left):
+            state = self.step()
+            settled[left], memory = stopping(state, memory, self.taken)
+            steps[left] = self.taken
+            if trajectory:
+                whole = whole.index_copy(0, left, state)
+                states.append(whole)
+            ends = settled[left] | (self.taken >= stopping.max_steps)
+            if bool(ends.any()):
+                ended.append((left[ends], state[ends]))
+                rows = (~ends).nonzero().squeeze(1)
+                left, memory = left[rows], tuple(part.index_select(0, rows) for part in memory)
+                self.keep(rows)
+        order, finals = (torch.cat(parts) for parts in zip(*ended, strict=True))
+        return Course(finals[order.argsort()], steps, settled, torch.stack(states) if trajectory else None)
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the samples alone, by their places in the present batch [R]."""
+        self._state = self._state.index_select(1, rows)
+        self._memory = tuple(part.index_select(0, rows) for part in self._memory)
+        if self.held is not None:
+            self.held = (self.held[0], self.held[1].index_select(0, rows))
 
     def _cell(self, x: Tensor) -> Tensor:
         return self.advance(x.transpose(0, 1).contiguous()).transpose(0, 1)
 
-    def _settled(self, state: Tensor) -> Tensor:
+    def _constrained(self, state: Tensor) -> Tensor:
         if self.held is not None:
             nodes, values = self.held
             state = state.index_copy(0, nodes, values.transpose(0, 1))
@@ -116,3 +163,40 @@ class Rollout:
                 f"got {got}; return the changed copy."
             )
         return changed.transpose(0, 1)
+
+
+def ending(
+    own: Stopping | None,
+    build: Callable[[Mapping[str, Any]], Stopping],
+    steps: int | None,
+    stopping: Stopping | Mapping[str, Any] | None,
+    intervene: Intervention | None,
+) -> Stopping | None:
+    """Choose the rule that ends a rollout; None where all samples take the same number of steps.
+
+    Args:
+        own: The model's rule, where it acts.
+        build: Makes a rule of settings.
+        steps: As given for the rollout.
+        stopping: As given for the rollout.
+        intervene: As given for the rollout.
+
+    Raises:
+        ValueError: For steps beside a rule, an intervention beside a rule, or settings of a learned head.
+    """
+    if stopping is not None and steps is not None:
+        raise ValueError(f"steps and stopping exclude each other; got steps={steps} and a rule; drop one of them.")
+    if isinstance(stopping, Mapping):
+        if "halting" in stopping:
+            raise ValueError(
+                f"a halting head is learned with its model; got settings of one, {dict(stopping)}; build the model "
+                "with it, or pass a Stopping around the head of model.stopping."
+            )
+        stopping = build(stopping)
+    rule = (own if steps is None else None) if stopping is None else stopping
+    if rule is not None and intervene is not None:
+        raise ValueError(
+            "an intervention acts on all samples, and stopping takes samples out of the batch; got both; give steps "
+            "for a number of steps without stopping."
+        )
+    return rule

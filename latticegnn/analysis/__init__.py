@@ -22,6 +22,7 @@ from latticegnn.analysis.space_class import classify_space as classify_space
 from latticegnn.analysis.spatial import distance_correlation as distance_correlation
 from latticegnn.analysis.spatial import face_pairs as face_pairs
 from latticegnn.analysis.spatial import morans_i as morans_i
+from latticegnn.analysis.stopping import steps_against_quality as steps_against_quality
 from latticegnn.analysis.surface import Surface as Surface
 from latticegnn.analysis.surface import quality_surface as quality_surface
 from latticegnn.analysis.trajectory import arrival_step as arrival_step

@@ -2,6 +2,13 @@
 
 from latticegnn.nn.cell import EXPERTS as EXPERTS
 from latticegnn.nn.cell import LatticeCell as LatticeCell
+from latticegnn.nn.criteria import Absolute as Absolute
+from latticegnn.nn.criteria import Combined as Combined
+from latticegnn.nn.criteria import Criterion as Criterion
+from latticegnn.nn.criteria import Energy as Energy
+from latticegnn.nn.criteria import Relative as Relative
+from latticegnn.nn.criteria import SpatialGradient as SpatialGradient
+from latticegnn.nn.criteria import Statistical as Statistical
 from latticegnn.nn.dynamics import Diffusion as Diffusion
 from latticegnn.nn.dynamics import Directional as Directional
 from latticegnn.nn.dynamics import Dynamics as Dynamics
@@ -28,12 +35,15 @@ from latticegnn.nn.gradient import GradientMode as GradientMode
 from latticegnn.nn.gradient import Implicit as Implicit
 from latticegnn.nn.gradient import build_gradient as build_gradient
 from latticegnn.nn.gradient import check_gradient as check_gradient
+from latticegnn.nn.halting import Halting as Halting
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.routing import ZoneRouter as ZoneRouter
 from latticegnn.nn.shift import start_shift as start_shift
 from latticegnn.nn.shift import step_size as step_size
 from latticegnn.nn.soft_ports import SoftPorts as SoftPorts
 from latticegnn.nn.soft_tiers import SoftTiers as SoftTiers
+from latticegnn.nn.stopping import Stopping as Stopping
+from latticegnn.nn.stopping import build_stopping as build_stopping
 from latticegnn.nn.surfaces import InputSurface as InputSurface
 from latticegnn.nn.surfaces import OutputSurface as OutputSurface
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper

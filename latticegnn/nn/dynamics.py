@@ -60,8 +60,8 @@ class Dynamics(nn.Module, ABC):
         spec: The lattice, for modes that know one.
 
     Shapes:
-        - input: cell (any map [B, N, F] -> [B, N, F]), state [B, N, F], memory (a tuple of tensors), at (the step's
-          number, ≥ 0)
+        - input: cell (any map [B, N, F] -> [B, N, F]), state [B, N, F], memory (a tuple of tensors,
+          samples first), at (the step's number, ≥ 0)
         - output: the next state [B, N, F], and the next memory
 
     Attributes:

@@ -198,7 +198,7 @@ def _execution(model: LatticeModel, batch: int) -> Finding:
 def _memory(cli: RunCLI, batch: int, rows: int) -> Finding:
     model, module, content = cli.model.lattice, cli.model, cli.datamodule.content
     device = cli.trainer.strategy.root_device
-    steps, trajectory = max(model.steps, module.unroll.high or 0), module.loss.needs_trajectory
+    steps, trajectory = max(model.steps, module.unroll.high or 0), module.needs_trajectory
     context = cli.trainer.precision_plugin.forward_context
     try:
         step = step_memory(model, batch, steps, free_memory(device), trajectory, context)
@@ -282,8 +282,8 @@ def _seconds(cli: RunCLI, batch: int) -> tuple[float, float]:
     while len(durations) <= TIMED and sum(durations[1:]) < SECONDS:
         start = time.perf_counter()
         with cli.trainer.precision_plugin.forward_context():
-            out = model.rollout(given, steps, trajectory=module.loss.needs_trajectory)
-            terms = module.criterion(out.embedding, target, out.trajectory)
+            out = model.rollout(given, steps, trajectory=module.needs_trajectory)
+            terms = module.criterion(out.embedding, target, out.trajectory, module.ponder(out, given))
             loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         if cli.trainer.gradient_clip_val is not None:

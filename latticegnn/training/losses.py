@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from latticegnn.lattice import LatticeSpec
+from latticegnn.training.ponder import Pondered
 from latticegnn.training.trajectory_losses import Dynamics, Emergence, Spatial, Temporal
 
 EMBEDDING_TERMS = ("reconstruction", "cosine", "similarity", "contrastive", "diversity")
 """Terms on predictions and targets [B, D]; every model has them."""
 TRAJECTORY_TERMS = ("emergence", "dynamics", "spatial", "temporal")
 """Terms on the states of a rollout [T + 1, B, N, F]; a lattice alone has them."""
+PAIRWISE_TERMS = ("similarity", "contrastive", "diversity")
+"""Terms on embeddings that hold the rows of a batch against each other."""
 WEIGHTINGS = ("fixed", "uncertainty")
 
 
@@ -36,6 +39,7 @@ class LossWeights:
         dynamics: Of `Dynamics`.
         spatial: Of `Spatial`.
         temporal: Of `Temporal`.
+        ponder: Of a halting head's divergence from its prior, ≥ 0, see `latticegnn.nn.Halting`.
         temperature: Of `Contrastive`, > 0.
         weighting: "fixed", or "uncertainty" for a learned weight beside each fixed one, see `Loss`.
 
@@ -53,12 +57,13 @@ class LossWeights:
     dynamics: float = 0.0
     spatial: float = 0.0
     temporal: float = 0.0
+    ponder: float = 0.0
     temperature: float = 0.05
     weighting: Literal["fixed", "uncertainty"] = "fixed"
 
     def __post_init__(self) -> None:
         """Check the weights."""
-        for name in (*EMBEDDING_TERMS, *TRAJECTORY_TERMS):
+        for name in (*EMBEDDING_TERMS, *TRAJECTORY_TERMS, "ponder"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"loss.{name} must be 0 or more; got {value}; set it to 0 to leave the term out.")
@@ -93,7 +98,11 @@ class Reconstruction(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the term."""
-        return (prediction - target).square().sum(dim=-1).mean()
+        return self.rows(prediction, target).mean()
+
+    def rows(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Compute each row's share: [..., D] -> [...]."""
+        return (prediction - target).square().sum(dim=-1)
 
 
 class Cosine(nn.Module):
@@ -106,7 +115,11 @@ class Cosine(nn.Module):
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the term."""
-        return (1 - functional.cosine_similarity(prediction, target, dim=-1)).mean()
+        return self.rows(prediction, target).mean()
+
+    def rows(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Compute each row's share: [..., D] -> [...]."""
+        return 1 - functional.cosine_similarity(prediction, target, dim=-1)
 
 
 class Similarity(nn.Module):
@@ -226,12 +239,16 @@ class Loss(nn.Module):
     .. math::
         L = \sum_k \big( e^{-s_k} w_k L_k + s_k \big)
 
+    A rollout that may halt at several steps (`Pondered`) has the expectation of each term on embeddings over these
+    steps, :math:`\langle \sum_k p^k_b L^k_b \rangle_B`, and the term "ponder", the divergence of p from its prior, at
+    its fixed weight (Banino, Balaguer & Blundell, 2021).
+
     Args:
         weights: See `LossWeights`.
         spec: The model's lattice; None for a model without one, for which terms on the trajectory are left out.
 
     Shapes:
-        - input: prediction [B, D], target [B, D], trajectory [T + 1, B, N, F]
+        - input: prediction [B, D] (not looked at beside ``pondered``), target [B, D], trajectory [T + 1, B, N, F]
         - output: numbers by name; with learned weights also "uncertainty", :math:`\sum_k s_k`
     """
 
@@ -250,9 +267,17 @@ class Loss(nn.Module):
         learned = weights.weighting == "uncertainty"
         self.register_parameter("log_variance", nn.Parameter(torch.zeros(count)) if learned else None)
 
-    def forward(self, prediction: Tensor, target: Tensor, trajectory: Tensor | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, prediction: Tensor, target: Tensor, trajectory: Tensor | None = None, pondered: Pondered | None = None
+    ) -> dict[str, Tensor]:
         """Compute the weighted terms."""
-        terms = {name: term(prediction, target) for name, term in self.on_embeddings.items()}
+        if pondered is None:
+            terms = {name: term(prediction, target) for name, term in self.on_embeddings.items()}
+        else:
+            p = pondered.log_p.exp()
+            each: dict[str, Any] = dict(self.on_embeddings.items())
+            rows = {name: term.rows(pondered.answers, target) for name, term in each.items()}
+            terms = {name: (p * values).sum(dim=0).mean() for name, values in rows.items()}
         if self.on_trajectory:
             if trajectory is None:
                 raise ValueError(
@@ -261,10 +286,13 @@ class Loss(nn.Module):
                 )
             terms |= {name: term(trajectory) for name, term in self.on_trajectory.items()}
         weighted = {name: getattr(self.weights, name) * value for name, value in terms.items()}
-        if self.log_variance is None:
-            return weighted
-        pairs = zip(weighted.items(), self.log_variance, strict=True)
-        return {name: torch.exp(-s) * value for (name, value), s in pairs} | {"uncertainty": self.log_variance.sum()}
+        if self.log_variance is not None:
+            pairs = zip(weighted.items(), self.log_variance, strict=True)
+            weighted = {name: torch.exp(-s) * value for (name, value), s in pairs}
+            weighted["uncertainty"] = self.log_variance.sum()
+        if pondered is not None and self.weights.ponder > 0:
+            weighted["ponder"] = self.weights.ponder * pondered.divergence
+        return weighted
 
 
 def loss_terms(prediction: Tensor, target: Tensor, weights: LossWeights) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
 from latticegnn.nn import Implicit
 from latticegnn.training.checkpoints import ENTRY, FORMAT
-from latticegnn.training.losses import Loss, LossWeights, loss_terms
+from latticegnn.training.losses import PAIRWISE_TERMS, Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
+from latticegnn.training.ponder import Pondered, head, ponder
 from latticegnn.training.unroll import Unroll
 
 VALIDATION_METRICS = ("validation/loss", "validation/fvu", "validation/cosine", "validation/mrr@10")
@@ -31,7 +32,8 @@ class EmbeddingModule(pl.LightningModule):
 
     Logs the loss and its terms each step, and after each epoch `VALIDATION_METRICS`. Where several processes share a
     batch, terms on embeddings see all its rows, so that loss and gradient are those of one process; terms on the
-    trajectory are averaged over the processes. The validation loss holds the terms on embeddings alone.
+    trajectory are averaged over the processes, and so are all terms of a model with a halting head, whose answers of
+    all steps are weighed. The validation loss holds the terms on embeddings alone.
 
     Args:
         model: Maps embeddings [B, D] to an output with ``embedding`` [B, D].
@@ -65,8 +67,10 @@ class EmbeddingModule(pl.LightningModule):
         lattice = model if isinstance(model, LatticeModel) else None
         if lattice is not None and self.unroll.low is not None and lattice.settings["require_light_cone"]:
             check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
-        if lattice is not None and self.loss.needs_trajectory and isinstance(lattice.gradient, Implicit):
-            lattice.gradient.refuse_trajectory()
+        if lattice is not None:
+            if self.loss.needs_trajectory and isinstance(lattice.gradient, Implicit):
+                lattice.gradient.refuse_trajectory()
+            _check_halting(lattice, self.loss, self.unroll)
         self.criterion = Loss(self.loss, lattice.spec if lattice else None)
         self.updates, self.pairs = 0, False
         self.train_mean = torch.zeros(())
@@ -93,8 +97,10 @@ class EmbeddingModule(pl.LightningModule):
                 f"{batch['index'][unsound].tolist()}; drop these rows or embed their texts again"
             )
         output, trajectory = self._roll_out(batch["input"])
-        prediction, target = self._of_all_processes(output.embedding), self._of_all_processes(batch["target"])
-        terms = self.criterion(prediction, target, trajectory)
+        prediction, target, pondered = output.embedding, batch["target"], self.ponder(output, batch["input"])
+        if pondered is None:
+            prediction, target = self._of_all_processes(prediction), self._of_all_processes(target)
+        terms = self.criterion(prediction, target, trajectory, pondered)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -173,8 +179,17 @@ class EmbeddingModule(pl.LightningModule):
         if not isinstance(self.model, LatticeModel):
             return self.model(embedding), None
         steps = self.unroll.steps(self.global_step, self.updates, self.seed)
-        output = self.model.rollout(embedding, steps, trajectory=self.loss.needs_trajectory)
+        output = self.model.rollout(embedding, steps, trajectory=self.needs_trajectory)
         return output, output.trajectory
+
+    @property
+    def needs_trajectory(self) -> bool:
+        """Whether the loss looks at the states of a rollout: a term of it, or a halting head."""
+        return self.loss.needs_trajectory or (isinstance(self.model, LatticeModel) and head(self.model) is not None)
+
+    def ponder(self, output: Any, embedding: Tensor) -> Pondered | None:
+        """Read out every step at which a lattice with a halting head may stop; None without one."""
+        return ponder(self.model, output, embedding) if isinstance(self.model, LatticeModel) else None
 
     def _of_all_processes(self, rows: Tensor) -> Tensor:
         """Put the parts of a batch together, each process having an equal one; gradients flow back to all."""
@@ -183,6 +198,29 @@ class EmbeddingModule(pl.LightningModule):
         gathered = self.all_gather(rows, sync_grads=rows.is_floating_point())
         assert isinstance(gathered, Tensor)
         return gathered.flatten(0, 1)
+
+
+def _check_halting(model: LatticeModel, loss: LossWeights, unroll: Unroll) -> None:
+    halting = head(model)
+    if halting is None:
+        if loss.ponder > 0:
+            raise ValueError(
+                f"loss.ponder is the weight of a halting head's term; got {loss.ponder} and a model without one; set "
+                "model.stopping to {halting: {prior: 0.1}}, or loss.ponder to 0."
+            )
+        return
+    pairwise = [name for name in PAIRWISE_TERMS if getattr(loss, name) > 0]
+    if pairwise:
+        raise ValueError(
+            "with a halting head the loss is weighed row by row, as each row halts at a step of its own; got loss."
+            f"{', loss.'.join(pairwise)}, which compare rows; set them to 0."
+        )
+    fewest = model.steps if unroll.low is None else unroll.low
+    if fewest < halting.first:
+        raise ValueError(
+            f"rollouts in training must reach the first step that may halt, {halting.first}; got {fewest} steps; raise "
+            "model.steps or unroll.low, or lower model.stopping.min_steps."
+        )
 
 
 def _moved(path: str, folder: str) -> str:
