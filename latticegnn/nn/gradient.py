@@ -56,8 +56,9 @@ class Truncated(GradientMode):
     .. math::
         \bar x^{T-k} = \mathrm{stop}(x^{T-k}), \qquad x^T = \mathrm{step}^k(\bar x^{T-k})
 
-    Memory is that of k steps. What k steps cannot see is not learned: without ``clamp``, the maps into the lattice get
-    no gradient at all while k < T. The states of a trajectory before step T − k are constants to a loss.
+    Memory is that of k steps. What k steps cannot see is not learned: the maps into the lattice get no gradient while
+    k < T without ``clamp``, and with it while k is less than the light cone needs. The states of a trajectory before
+    step T − k are constants to a loss.
 
     Args:
         steps: k, ≥ 1; a rollout of no more steps has the full gradient.

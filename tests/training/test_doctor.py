@@ -212,7 +212,7 @@ execution, gradient, trajectory = sys.argv[1], sys.argv[2], sys.argv[3] == "1"
 batch, steps, process = 16, 6, psutil.Process()
 model = LatticeModel(
     LatticeSpec((16, 16, 16)), embedding_dim=64, channels=16, hidden=32, steps=steps, execution=execution,
-    gradient=gradient, clamp=gradient == "implicit", require_light_cone=False,
+    gradient=gradient, require_light_cone=False,
 )
 given = torch.randn(batch, 64)
 optimizer = torch.optim.AdamW(model.parameters())
@@ -254,7 +254,6 @@ print(step_memory(model, batch, steps, 2**34, trajectory).total / (max(held) - b
         "fused full 1",
         "reference full 0",
         "reference checkpointed 0",
-        "fused implicit 0",
     ],
 )
 def test_the_estimate_is_what_a_training_step_takes(words) -> None:

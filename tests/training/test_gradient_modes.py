@@ -8,9 +8,12 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from latticegnn.lattice import LatticeSpec
+from latticegnn.model import LatticeModel
 from latticegnn.nn import Implicit
 from latticegnn.nn.gradient import Checkpointed, Full, GradientMode, Truncated
 from latticegnn.report.run import read_history
+from latticegnn.training.estimate import StepMemory, step_memory
 
 MODES: dict[str, tuple[object, type[GradientMode]]] = {
     "null": (None, Full),
@@ -66,6 +69,22 @@ def test_the_log_says_how_well_the_adjoint_was_solved(trained) -> None:
     residuals = [value for _, value in trained["implicit"][2]["adjoint/residual"]]
     assert residuals
     assert all(0 < value <= 0.01 for value in residuals)
+
+
+def test_the_estimate_of_memory_knows_what_is_kept() -> None:
+    def found(gradient: object, steps: int) -> StepMemory:
+        spec = LatticeSpec((4, 4, 4), radii=(0.5, 1.0, 1.5))
+        model = LatticeModel(spec, 8, channels=4, hidden=4, steps=4, clamp=True, gradient=gradient, execution="fused")
+        return step_memory(model, 2, steps, 2**30)
+
+    state = 4 * 64 * 2 * 4
+    one = found("full", 2).kept - found("full", 1).kept
+    assert found("full", 40).kept == found("full", 1).kept + 39 * one
+    assert found({"truncated": {"steps": 3}}, 40) == found("full", 3)
+    implicit = found({"implicit": {}}, 40)
+    assert implicit == found({"implicit": {}}, 4)
+    assert implicit.kept == found("full", 1).kept
+    assert implicit.work == found("full", 1).work + 22 * state
 
 
 @pytest.mark.parametrize("words", ["checkpointed", "{truncated: {steps: 3}}", "{implicit: {solver: iteration}}"])
