@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,12 +12,47 @@ from torch import Tensor
 
 from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
 from latticegnn.model import LatticeModel
-from latticegnn.nn import Stopping
+from latticegnn.nn import Halting, Stopping
 
 Rule = int | Stopping | Mapping[str, Any]
 """A number of steps for all samples, or a rule, or its settings."""
 
 QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class StoppingRules:
+    """Rules that a trained model is measured under, one after the other.
+
+    Args:
+        criterion: A name of `latticegnn.nn.stopping.CRITERIA` that takes a tolerance.
+        tolerances: Of the criterion, > 0.
+        adaptive: Whether tolerances count in the largest change that a sample has shown.
+        steps: Fixed numbers of steps to measure beside them, ≥ 0.
+        max_steps: Steps that no sample exceeds under a rule.
+    """
+
+    criterion: str = "relative"
+    tolerances: list[float] = field(default_factory=lambda: [0.3, 0.1, 0.03, 0.01])
+    adaptive: bool = False
+    steps: list[int] = field(default_factory=lambda: [8, 12, 16, 24])
+    max_steps: int = 24
+
+    def named(self, model: LatticeModel) -> dict[str, Rule]:
+        """Return the rules by name, the model's own halting head among them where it has one.
+
+        Raises:
+            ValueError: For a criterion or limits that this model cannot have.
+        """
+        rules: dict[str, Rule] = {f"{steps} steps": steps for steps in self.steps}
+        for tolerance in self.tolerances:
+            name = f"{self.criterion} ≤ {tolerance:g}{' × its largest' if self.adaptive else ''}"
+            settings = {"tolerance": tolerance, "adaptive": self.adaptive}
+            rules[name] = model.build_stopping({self.criterion: settings, "max_steps": self.max_steps})
+        own = model.stopping
+        if own is not None and isinstance(own.criterion, Halting):
+            rules["halting head"] = Stopping(own.criterion, own.min_steps, self.max_steps)
+        return rules
 
 
 @torch.no_grad()

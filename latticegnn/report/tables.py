@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -86,18 +85,6 @@ def format_trials(rows: Sequence[Mapping[str, Any]]) -> str:
         settings = [f"{row[key]:.4g}" if isinstance(row[key], float) else str(row[key]) for key in keys]
         lines.append([str(row["trial"]), loss, *settings])
     return columns(lines)
-
-
-def format_stopping(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out `latticegnn.analysis.steps_against_quality` as a Markdown table: a row a rule."""
-    metrics = [m for m in METRICS if m in rows[0]]
-    lines = [["rule", "mean steps", "10 / 50 / 90 %", "settled", *metrics], ["---"] * (4 + len(metrics))]
-    for row in rows:
-        spread = " / ".join(str(row[f"steps_{q}"]) for q in (10, 50, 90))
-        settled = "–" if math.isnan(row["settled"]) else f"{100 * row['settled']:.0f} %"
-        figures = ["not finite" if math.isnan(row[m]) else f"{row[m]:.3f}" for m in metrics]
-        lines.append([row["rule"], f"{row['steps']:.1f}", spread, settled, *figures])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _named(row: Mapping[str, Any]) -> str:

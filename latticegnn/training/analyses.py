@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latticegnn.analysis.any_time import quality_by_steps
+from latticegnn.analysis.stopping import StoppingRules, steps_against_quality
 from latticegnn.analysis.surface import Surface, quality_surface
 from latticegnn.data.split import SAMPLE
 from latticegnn.lattice.storage import write_atomically
@@ -25,6 +26,7 @@ class Analyses:
     Args:
         steps: Quality of the answer after each step up to this number, ≥ 1, see `quality_by_steps`.
         surface: Quality by output ports read and steps taken, see `quality_surface`.
+        stopping: Steps used against quality under rules that end each sample by itself, see `steps_against_quality`.
 
     Raises:
         ValueError: When nothing is asked for, or a value is out of range.
@@ -32,6 +34,7 @@ class Analyses:
 
     steps: int | None = None
     surface: Surface | None = None
+    stopping: StoppingRules | None = None
 
     def __post_init__(self) -> None:
         """Check that something is asked for."""
@@ -50,6 +53,8 @@ class Analyses:
         """Raise the ValueError that looking at such a model would raise, before it is trained."""
         if self.surface is not None:
             self.surface.check(model)
+        if self.stopping is not None:
+            self.stopping.named(model)
 
 
 def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
@@ -124,6 +129,12 @@ class FinishedRun:
         asked.check(self.model)
         inputs, targets = self.data.splits["test"].tensors()
         return quality_surface(self.model, inputs, targets, asked.ports, asked.steps, self.train_mean, self.data.pairs)
+
+    def stopping(self, asked: StoppingRules) -> list[dict[str, Any]]:
+        """Compute `steps_against_quality` on the test split."""
+        inputs, targets = self.data.splits["test"].tensors()
+        rules = asked.named(self.model)
+        return steps_against_quality(self.model, inputs, targets, self.train_mean, self.data.pairs, rules)
 
 
 def _before(place: Path, setting: Any) -> list[dict[str, Any]] | None:

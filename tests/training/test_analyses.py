@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from latticegnn.analysis.any_time import figures, quality_by_steps
+from latticegnn.analysis.stopping import StoppingRules
 from latticegnn.cli import main
 from latticegnn.lattice import LatticeSpec
 from latticegnn.model import LatticeModel
@@ -97,3 +98,14 @@ def test_mistakes_are_told(run, tmp_path, refuses) -> None:
     (run / "metrics.json").write_text(json.dumps(kept))
     with refuses("the data of the run", "rows", "restore"):
         analyse(run, Analyses(steps=5))
+
+
+def test_the_rules_of_stopping_are_those_of_rollouts_and_a_head_is_among_them(start, tmp_path, refuses) -> None:
+    run = start(tmp_path, "--model.stopping", '{"halting": {"prior": 0.2}}', "--loss.ponder", "0.01")
+    own = run.execute()["table"][0]
+    rules = StoppingRules(tolerances=[0.1], steps=[5], max_steps=5)
+    rows = analyse(run.folder, Analyses(stopping=rules))["stopping"]
+    assert [row["rule"] for row in rows] == ["5 steps", "relative ≤ 0.1", "halting head"]
+    assert (rows[2]["fvu"], rows[2]["cosine"]) == pytest.approx((own["fvu"], own["cosine"]), rel=1e-5)
+    with refuses("a criterion is one of", "relativ", "relative"):
+        analyse(run.folder, Analyses(stopping=StoppingRules(criterion="relativ")))
