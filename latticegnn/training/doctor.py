@@ -79,6 +79,7 @@ def examine(arguments: list[str]) -> Iterator[Finding]:
     data, rows, visits = _data(cli)
     yield data
     batch = max(1, cli.datamodule.content.batch_size // cli.trainer.world_size)
+    batch += cli.model.pool.beside(batch)
     model.to(device)
     yield (execution := _execution(model, batch))
     if execution.ok:

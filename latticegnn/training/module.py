@@ -17,6 +17,7 @@ from latticegnn.data.mixture import TEXT, VECTORS
 from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
 from latticegnn.training.checkpoints import ENTRY, FORMAT
+from latticegnn.training.damage import Damage, Pool, Rehearsal
 from latticegnn.training.losses import Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
 from latticegnn.training.unroll import Unroll
@@ -38,6 +39,8 @@ class EmbeddingModule(pl.LightningModule):
         optim: Optimiser and schedule.
         unroll: Number of steps of a lattice's rollouts in training.
         seed: Of the draws of that number.
+        damage: What a lattice's rollouts lose on the way in training.
+        pool: What they go on from.
 
     Attributes:
         updates: Optimiser steps of the whole run; set before training.
@@ -56,14 +59,19 @@ class EmbeddingModule(pl.LightningModule):
         optim: Optimisation | None = None,
         unroll: Unroll | None = None,
         seed: int = 0,
+        damage: Damage | None = None,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss, self.optim, self.unroll = loss or LossWeights(), optim or Optimisation(), unroll or Unroll()
-        self.seed = seed
+        self.seed, self.damage, self.pool = seed, damage or Damage(), pool or Pool()
         lattice = model if isinstance(model, LatticeModel) else None
         if lattice is not None and self.unroll.low is not None and lattice.settings["require_light_cone"]:
             check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
+        self.rehearsal: Rehearsal | None = None
+        if lattice is not None:
+            self.rehearsal = Rehearsal(lattice, self.damage, self.pool, self.unroll.low or lattice.steps)
         self.criterion = Loss(self.loss, lattice.spec if lattice else None)
         self.updates, self.pairs = 0, False
         self.train_mean = torch.zeros(())
@@ -89,8 +97,8 @@ class EmbeddingModule(pl.LightningModule):
                 f"a batch must be finite; it is not at update {self.global_step}, rows "
                 f"{batch['index'][unsound].tolist()}; drop these rows or embed their texts again"
             )
-        output, trajectory = self._roll_out(batch["input"])
-        prediction, target = self._of_all_processes(output.embedding), self._of_all_processes(batch["target"])
+        output, target, trajectory = self._roll_out(batch["input"], batch["target"])
+        prediction, target = self._of_all_processes(output.embedding), self._of_all_processes(target)
         terms = self.criterion(prediction, target, trajectory)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
@@ -104,7 +112,16 @@ class EmbeddingModule(pl.LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Start the clock; what a run took before it went on is in its checkpoint."""
+        """Start the clock; what a run took before it went on is in its checkpoint.
+
+        Raises:
+            ValueError: When several processes are to share a pool.
+        """
+        if self.pool.size and self.trainer.world_size > 1:
+            raise ValueError(
+                f"a pool lives in one process, whose checkpoint holds it; got pool.size {self.pool.size} with "
+                f"{self.trainer.world_size} processes; train in one, or set pool.size to 0."
+            )
         self._began = time.perf_counter() - self._before
 
     def seconds(self) -> float:
@@ -147,6 +164,7 @@ class EmbeddingModule(pl.LightningModule):
             "seconds": self.seconds(),
             "losses": torch.tensor(self.losses),
             "milliseconds": torch.tensor(self.milliseconds),
+            "pool": self.rehearsal.held if self.rehearsal is not None else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -154,6 +172,8 @@ class EmbeddingModule(pl.LightningModule):
         self._before = checkpoint[ENTRY]["seconds"]
         self.losses = checkpoint[ENTRY]["losses"].tolist()
         self.milliseconds = checkpoint[ENTRY]["milliseconds"].tolist()
+        if self.rehearsal is not None:
+            self.rehearsal.held = checkpoint[ENTRY]["pool"]
         best = self.trainer.checkpoint_callback
         state = checkpoint["callbacks"].get(best.state_key) if best is not None else None
         if state is not None:
@@ -166,12 +186,12 @@ class EmbeddingModule(pl.LightningModule):
         """Make optimiser and schedule for the run's number of updates."""
         return configure(self, self.optim, self.updates)
 
-    def _roll_out(self, embedding: Tensor) -> tuple[Any, Tensor | None]:
-        if not isinstance(self.model, LatticeModel):
-            return self.model(embedding), None
+    def _roll_out(self, inputs: Tensor, targets: Tensor) -> tuple[Any, Tensor, Tensor | None]:
+        if self.rehearsal is None:
+            return self.model(inputs), targets, None
         steps = self.unroll.steps(self.global_step, self.updates, self.seed)
-        output = self.model.rollout(embedding, steps, trajectory=self.loss.needs_trajectory)
-        return output, output.trajectory
+        output, targets = self.rehearsal.roll_out(inputs, targets, steps, self.loss.needs_trajectory)
+        return output, targets, output.trajectory
 
     def _of_all_processes(self, rows: Tensor) -> Tensor:
         """Put the parts of a batch together, each process having an equal one; gradients flow back to all."""
@@ -195,6 +215,8 @@ class LatticeModule(EmbeddingModule):
         unroll: Number of steps of rollouts in training.
         experts: As for `LatticeModel`, which builds them; a plain ``dict``: the parser leaves class paths in it alone.
         seed: Of the model's start, and of the draws of `unroll`.
+        damage: What rollouts lose on the way in training.
+        pool: What they go on from.
         kwargs: Other arguments of `LatticeModel`.
     """
 
@@ -205,15 +227,21 @@ class LatticeModule(EmbeddingModule):
         unroll: Unroll | None = None,
         experts: dict | None = None,
         seed: int = 0,
+        damage: Damage | None = None,
+        pool: Pool | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(LatticeModel(experts=experts, seed=seed, **kwargs), loss, optim, unroll, seed)
+        super().__init__(LatticeModel(experts=experts, seed=seed, **kwargs), loss, optim, unroll, seed, damage, pool)
 
     @property
     def lattice(self) -> LatticeModel:
         """The lattice itself."""
         assert isinstance(self.model, LatticeModel)
         return self.model
+
+
+SETTINGS = {"loss": LossWeights, "optim": Optimisation, "unroll": Unroll, "damage": Damage, "pool": Pool}
+"""Sections of a configuration that become arguments of `LatticeModule`."""
 
 
 class EmbeddingDataModule(pl.LightningDataModule):

@@ -164,9 +164,9 @@ def test_the_length_of_rollouts_follows_the_plan(data, tmp_path) -> None:
     module.train_mean = torch.zeros(12)
     roll = model.rollout
 
-    def noted(embedding, steps=None, trajectory=False):
+    def noted(embedding, steps=None, *rest):
         taken.append((model.training, steps))
-        return roll(embedding, steps, trajectory)
+        return roll(embedding, steps, *rest)
 
     model.rollout = noted
     fit(module, data, tmp_path, epochs=2)
