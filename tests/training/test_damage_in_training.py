@@ -157,7 +157,7 @@ def test_a_run_with_damage_and_pool_goes_on_bitwise(clamp, start, tmp_path, monk
 
 
 def test_baselines_without_a_state_train_without(start, tmp_path) -> None:
-    words = [*WORDS.format(clamp="false").split(), "--refit_readout", "false"]
+    words = [*WORDS.format(clamp="false").split(), "--refit_readout", "false", "--trainer.max_epochs", "1"]
     table = start(tmp_path / "a", *words, baselines="[mlp_equal_parameters]").execute()["table"]
     plain = start(tmp_path / "b", *words, "--pool.size", "0", baselines="[mlp_equal_parameters]").execute()["table"]
     assert [row["fvu"] for row in table][1:] == [row["fvu"] for row in plain][1:]
