@@ -109,7 +109,7 @@ def test_the_default_states_keys_that_exist(keys) -> None:
 def test_the_default_states_every_key_of_model_data_loss_and_optimiser(keys) -> None:
     stated, known = keys
     linked = {"data.expected_dim", "data.order_seed", "model.seed"}  # follow from other keys
-    ours = {key for key in known if key.partition(".")[0] in ("data", "model", "loss", "optim")}
+    ours = {key for key in known if key.partition(".")[0] in ("data", "model", "loss", "optim", "damage", "pool")}
     assert len(ours) > 30
     assert ours - stated == linked
 

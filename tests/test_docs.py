@@ -11,6 +11,7 @@ from latticegnn.training.configuration import RunCLI
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DYNAMICS = (ROOT / "docs" / "dynamics.md").read_text(encoding="utf-8")
 SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
 
 
@@ -23,6 +24,23 @@ def test_the_snippets_on_data_run(tmp_path, monkeypatch, capsys) -> None:
     assert lines[2] == "(200, 12) float32"
     assert lines[3].startswith("{'train': 150, 'validation': 25, 'test': 25}")
     assert lines[-2:] == ["(1, 384)", "['one plus two']"]
+
+
+def test_the_snippets_on_dynamics_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", DYNAMICS, flags=re.DOTALL):
+        exec(compile(code, "docs/dynamics.md", "exec"), names)
+    assert {"recovery.png", "percolation.png", "wall.png"} <= {file.name for file in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DYNAMICS, flags=re.DOTALL))
+def test_the_settings_on_dynamics_are_settings(text, tmp_path) -> None:
+    (tmp_path / "page.yaml").write_text(text)
+    words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
+    cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
+    for section, settings in yaml.safe_load(text).items():
+        assert {key: cli.config[section][key] for key in settings} == settings
 
 
 @pytest.mark.parametrize("text", SETTINGS, ids=range(len(SETTINGS)))

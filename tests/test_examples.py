@@ -16,11 +16,11 @@ EXAMPLES = ROOT / "examples"
 TestDiffuse = resolve(f"{EXAMPLES / '10_swap_a_layer.py'}:TestDiffuse", {})
 
 
-def run(name: str) -> str:
+def run(name: str, *words: str) -> str:
     """The output of an example, run in a process of its own."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(EXAMPLES / name)]
+    command = [sys.executable, str(EXAMPLES / name), *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -57,6 +57,20 @@ def test_to_networkx() -> None:
     assert "8 have 6, 48 have 9, 96 have 13, 64 have 18" in output
     assert "face neighbours alone: clustering 0.000" in output
     assert "graph the same after the round trip, state the same to the last bit" in output
+
+
+@pytest.mark.slow
+def test_regeneration(tmp_path) -> None:
+    output = run("40_regeneration.py", "--quick", "--folder", str(tmp_path))
+    rows = re.findall(r"^(damage|twin) +0((?: +-?[\d.]+%?){9})$", output, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == ["damage", "twin"]
+    for _, row in rows:
+        before, struck, *healed, of_before, returned = (float(value.rstrip("%")) for value in row.split())
+        assert 0.2 < before < 1, "an epoch is enough to carry something across"
+        assert struck < before
+        assert of_before == pytest.approx(100 * healed[-1] / before, abs=0.5)
+        assert returned == pytest.approx(100 * (healed[-1] - struck) / (before - struck), abs=5)
+    assert (tmp_path / "regeneration.png").is_file()
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)

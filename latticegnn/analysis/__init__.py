@@ -1,11 +1,30 @@
 """What a model can do and how it does it: figures with intervals, baselines, the dynamics of rollouts."""
 
+from latticegnn.analysis.cell_lesions import Box as Box
+from latticegnn.analysis.cell_lesions import CellLesion as CellLesion
+from latticegnn.analysis.cell_lesions import Cells as Cells
+from latticegnn.analysis.cell_lesions import Plane as Plane
+from latticegnn.analysis.cell_lesions import RandomCells as RandomCells
+from latticegnn.analysis.cell_lesions import RandomRegion as RandomRegion
+from latticegnn.analysis.cell_lesions import Sphere as Sphere
+from latticegnn.analysis.damage import explained as explained
+from latticegnn.analysis.damage import percolation as percolation
+from latticegnn.analysis.damage import ports_reached as ports_reached
+from latticegnn.analysis.damage import quality_lost as quality_lost
+from latticegnn.analysis.damage import recovered_in as recovered_in
+from latticegnn.analysis.damage import recovery as recovery
+from latticegnn.analysis.damage import wall as wall
 from latticegnn.analysis.dynamics_class import TimeClass as TimeClass
 from latticegnn.analysis.dynamics_class import TimeRules as TimeRules
 from latticegnn.analysis.dynamics_class import classify_time as classify_time
 from latticegnn.analysis.known_systems import KnownRun as KnownRun
 from latticegnn.analysis.known_systems import confusion as confusion
 from latticegnn.analysis.known_systems import known_runs as known_runs
+from latticegnn.analysis.lesions import Lesion as Lesion
+from latticegnn.analysis.lesions import LostPorts as LostPorts
+from latticegnn.analysis.lesions import TierEdges as TierEdges
+from latticegnn.analysis.lesions import TierExpert as TierExpert
+from latticegnn.analysis.lesions import lesioned as lesioned
 from latticegnn.analysis.lyapunov import largest_lyapunov as largest_lyapunov
 from latticegnn.analysis.metrics import Interval as Interval
 from latticegnn.analysis.metrics import cosine as cosine
@@ -16,6 +35,7 @@ from latticegnn.analysis.metrics import paired_difference as paired_difference
 from latticegnn.analysis.metrics import reciprocal_rank as reciprocal_rank
 from latticegnn.analysis.metrics import row_statistics as row_statistics
 from latticegnn.analysis.metrics import target_rank as target_rank
+from latticegnn.analysis.silence import When as When
 from latticegnn.analysis.space_class import SpaceClass as SpaceClass
 from latticegnn.analysis.space_class import SpaceRules as SpaceRules
 from latticegnn.analysis.space_class import classify_space as classify_space

@@ -23,6 +23,9 @@ from latticegnn.lattice.placement import Random as Random
 from latticegnn.lattice.ports import FACES as FACES
 from latticegnn.lattice.ports import Ports as Ports
 from latticegnn.lattice.ports import covering_radius as covering_radius
+from latticegnn.lattice.regions import apart as apart
+from latticegnn.lattice.regions import check_region as check_region
+from latticegnn.lattice.regions import random_regions as random_regions
 from latticegnn.lattice.spec import LatticeSpec as LatticeSpec
 from latticegnn.lattice.spec import Tier as Tier
 from latticegnn.lattice.spread import Learned as Learned

@@ -17,7 +17,7 @@ class LightConeError(ValueError):
     """Some output ports lie where no signal from the input ports can have arrived."""
 
 
-def hops(spec: LatticeSpec, sources: Tensor) -> Tensor:
+def hops(spec: LatticeSpec, sources: Tensor, lost: Tensor | None = None) -> Tensor:
     """Return every cell's graph distance from the nearest source: the first step at which a signal can be there.
 
     Cells are neighbours when their distance is at most the distant radius r, so one hop grows the reached set by a
@@ -27,12 +27,14 @@ def hops(spec: LatticeSpec, sources: Tensor) -> Tensor:
     Args:
         spec: The lattice.
         sources: LongTensor [P], at least one node id.
+        lost: Cells that no signal passes, BoolTensor [N]; sources among them send none.
 
     Returns:
         LongTensor [N], 0 at the sources, −1 where no path leads.
 
     Raises:
-        ValueError: ``sources`` is empty, not integer, or holds an id outside the lattice.
+        ValueError: ``sources`` is empty, not integer, or holds an id outside the lattice; ``lost`` is not one truth
+            value a cell.
     """
     cells = spec.num_nodes
     well_formed = sources.dtype == torch.long and sources.dim() == 1 and len(sources) > 0
@@ -42,13 +44,19 @@ def hops(spec: LatticeSpec, sources: Tensor) -> Tensor:
             "of "
             f"shape {tuple(sources.shape)}: {sources.reshape(-1)[:8].tolist()}. Take them from Ports.nodes(spec)."
         )
+    if lost is not None and (lost.dtype != torch.bool or lost.shape != (cells,)):
+        raise ValueError(
+            f"lost is a BoolTensor [N], N = {cells}, true for cells that no signal passes. Received {lost.dtype} of "
+            f"shape {tuple(lost.shape)}. Build it from torch.zeros(spec.num_nodes, dtype=torch.bool)."
+        )
     limit = squared_limits(spec)[2]
     grid = node_grid(spec)
+    alive = torch.ones(cells, dtype=torch.bool) if lost is None else ~lost
     distance = torch.full((cells,), -1, dtype=torch.long)
-    distance[sources] = 0
+    distance[sources[alive[sources]]] = 0
     reached = (distance == 0)[grid]
     for hop in range(1, cells):
-        grown = _grow(reached, spec, limit)
+        grown = _grow(reached, spec, limit) & alive[grid]
         fresh = grown & ~reached
         if not bool(fresh.any()):
             break

@@ -1,5 +1,8 @@
 """Pictures of a lattice and of a run: every function returns a matplotlib Figure, `save` writes it."""
 
+from latticegnn.report.damage import percolation_curve as percolation_curve
+from latticegnn.report.damage import recovery_curves as recovery_curves
+from latticegnn.report.damage import wall_curve as wall_curve
 from latticegnn.report.lattice import lattice_3d as lattice_3d
 from latticegnn.report.lattice import signal_crossing as signal_crossing
 from latticegnn.report.plots import gate_usage as gate_usage

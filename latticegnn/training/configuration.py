@@ -27,10 +27,7 @@ from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, Seed
 from latticegnn.training.checkpoints import CheckpointFiles, saved
 from latticegnn.training.checks import check_monitors, check_trainer
 from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping
-from latticegnn.training.losses import LossWeights
-from latticegnn.training.module import VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
-from latticegnn.training.optim import Optimisation
-from latticegnn.training.unroll import Unroll
+from latticegnn.training.module import SETTINGS, VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
 
 BASELINES = ("mean", "raw_teacher", "pca", "ridge", *TRAINED)
 CONFIG_FILE, CHECKPOINTS = "config.yaml", "checkpoints"
@@ -123,7 +120,7 @@ class RunCLI(LightningCLI):
             default=60.0,
             help="Seconds between checkpoints to go on from; 0 saves after every update.",
         )
-        for name, kind in (("loss", LossWeights), ("optim", Optimisation), ("unroll", Unroll)):
+        for name, kind in SETTINGS.items():
             parser.add_class_arguments(kind, name)
             parser.link_arguments(name, f"model.{name}", apply_on="instantiate")
         parser.link_arguments("model.embedding_dim", "data.expected_dim")

@@ -79,6 +79,7 @@ def examine(arguments: list[str]) -> Iterator[Finding]:
     data, rows, visits = _data(cli)
     yield data
     batch = max(1, cli.datamodule.content.batch_size // cli.trainer.world_size)
+    batch += cli.model.pool.beside(batch)
     model.to(device)
     yield (execution := _execution(model, batch))
     if execution.ok:
@@ -141,9 +142,11 @@ def _device(cli: RunCLI) -> Finding:
 
 
 def _disk(cli: RunCLI) -> Finding:
-    """Hold the checkpoints that are kept (weights and AdamW's two averages) and the model against the free space."""
+    """Hold the checkpoints kept (weights, AdamW's two averages, the pool) and the model against the free space."""
     weights = sum(value.nbytes for value in cli.model.state_dict().values())
+    model, pool = cli.model.lattice, cli.model.pool.size
     each = weights + 2 * sum(p.nbytes for p in cli.model.parameters() if p.requires_grad)
+    each += pool * 4 * (model.spec.num_nodes * model.channels + 2 * model.embedding_dim)
     kept, epochs = cli.config.checkpoint, cli.trainer.max_epochs or 0
     best = epochs if kept.save_top_k == -1 else min(kept.save_top_k, epochs)
     count = best + bool(kept.save_last) + KEPT + 1  # one more while it is written

@@ -162,7 +162,7 @@ class Run:
     def _train_baseline(self, name: str, model: nn.Module) -> dict[str, Any]:
         logger.info("training the baseline %s", name)
         own = self.module
-        module = EmbeddingModule(model, own.loss, own.optim, own.unroll, own.seed)
+        module = EmbeddingModule(model, own.loss, own.optim, own.unroll, own.seed, own.damage, own.pool)
         self._introduce(module)
         with tempfile.TemporaryDirectory() as scratch:
             cost = self._fit(self.cli.baseline_trainer(Path(scratch)), module)

@@ -18,6 +18,7 @@ from latticegnn.lattice import check_light_cone
 from latticegnn.model import LatticeModel
 from latticegnn.nn import Implicit
 from latticegnn.training.checkpoints import ENTRY, FORMAT
+from latticegnn.training.damage import Damage, Pool, Rehearsal
 from latticegnn.training.losses import PAIRWISE_TERMS, Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
 from latticegnn.training.ponder import Pondered, head, ponder
@@ -41,6 +42,8 @@ class EmbeddingModule(pl.LightningModule):
         optim: Optimiser and schedule.
         unroll: Number of steps of a lattice's rollouts in training.
         seed: Of the draws of that number.
+        damage: What a lattice's rollouts lose on the way in training.
+        pool: What they go on from.
 
     Attributes:
         updates: Optimiser steps of the whole run; set before training.
@@ -59,18 +62,22 @@ class EmbeddingModule(pl.LightningModule):
         optim: Optimisation | None = None,
         unroll: Unroll | None = None,
         seed: int = 0,
+        damage: Damage | None = None,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.loss, self.optim, self.unroll = loss or LossWeights(), optim or Optimisation(), unroll or Unroll()
-        self.seed = seed
+        self.seed, self.damage, self.pool = seed, damage or Damage(), pool or Pool()
         lattice = model if isinstance(model, LatticeModel) else None
         if lattice is not None and self.unroll.low is not None and lattice.settings["require_light_cone"]:
             check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
+        self.rehearsal: Rehearsal | None = None
         if lattice is not None:
             if self.loss.needs_trajectory and isinstance(lattice.gradient, Implicit):
                 lattice.gradient.refuse_trajectory()
             _check_halting(lattice, self.loss, self.unroll)
+            self.rehearsal = Rehearsal(lattice, self.damage, self.pool, self.unroll.low or lattice.steps)
         self.criterion = Loss(self.loss, lattice.spec if lattice else None)
         self.updates, self.pairs = 0, False
         self.train_mean = torch.zeros(())
@@ -96,11 +103,11 @@ class EmbeddingModule(pl.LightningModule):
                 f"a batch must be finite; it is not at update {self.global_step}, rows "
                 f"{batch['index'][unsound].tolist()}; drop these rows or embed their texts again"
             )
-        output, trajectory = self._roll_out(batch["input"])
-        prediction, target, pondered = output.embedding, batch["target"], self.ponder(output, batch["input"])
+        output, inputs, target = self._roll_out(batch["input"], batch["target"])
+        prediction, pondered = output.embedding, self.ponder(output, inputs)
         if pondered is None:
             prediction, target = self._of_all_processes(prediction), self._of_all_processes(target)
-        terms = self.criterion(prediction, target, trajectory, pondered)
+        terms = self.criterion(prediction, target, getattr(output, "trajectory", None), pondered)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -113,7 +120,16 @@ class EmbeddingModule(pl.LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Start the clock; what a run took before it went on is in its checkpoint."""
+        """Start the clock; what a run took before it went on is in its checkpoint.
+
+        Raises:
+            ValueError: When several processes are to share a pool.
+        """
+        if self.pool.size and self.trainer.world_size > 1:
+            raise ValueError(
+                f"a pool lives in one process, whose checkpoint holds it; got pool.size {self.pool.size} with "
+                f"{self.trainer.world_size} processes; train in one, or set pool.size to 0."
+            )
         self._began = time.perf_counter() - self._before
 
     def seconds(self) -> float:
@@ -156,6 +172,7 @@ class EmbeddingModule(pl.LightningModule):
             "seconds": self.seconds(),
             "losses": torch.tensor(self.losses),
             "milliseconds": torch.tensor(self.milliseconds),
+            "pool": self.rehearsal.held if self.rehearsal is not None else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -163,6 +180,8 @@ class EmbeddingModule(pl.LightningModule):
         self._before = checkpoint[ENTRY]["seconds"]
         self.losses = checkpoint[ENTRY]["losses"].tolist()
         self.milliseconds = checkpoint[ENTRY]["milliseconds"].tolist()
+        if self.rehearsal is not None:
+            self.rehearsal.held = checkpoint[ENTRY]["pool"]
         best = self.trainer.checkpoint_callback
         state = checkpoint["callbacks"].get(best.state_key) if best is not None else None
         if state is not None:
@@ -175,12 +194,11 @@ class EmbeddingModule(pl.LightningModule):
         """Make optimiser and schedule for the run's number of updates."""
         return configure(self, self.optim, self.updates)
 
-    def _roll_out(self, embedding: Tensor) -> tuple[Any, Tensor | None]:
-        if not isinstance(self.model, LatticeModel):
-            return self.model(embedding), None
+    def _roll_out(self, inputs: Tensor, targets: Tensor) -> tuple[Any, Tensor, Tensor]:
+        if self.rehearsal is None:
+            return self.model(inputs), inputs, targets
         steps = self.unroll.steps(self.global_step, self.updates, self.seed)
-        output = self.model.rollout(embedding, steps, trajectory=self.needs_trajectory)
-        return output, output.trajectory
+        return self.rehearsal.roll_out(inputs, targets, steps, self.needs_trajectory)
 
     @property
     def needs_trajectory(self) -> bool:
@@ -236,6 +254,8 @@ class LatticeModule(EmbeddingModule):
         unroll: Number of steps of rollouts in training.
         experts: As for `LatticeModel`, which builds them; a plain ``dict``: the parser leaves class paths in it alone.
         seed: Of the model's start, and of the draws of `unroll`.
+        damage: What rollouts lose on the way in training.
+        pool: What they go on from.
         kwargs: Other arguments of `LatticeModel`.
     """
 
@@ -246,15 +266,21 @@ class LatticeModule(EmbeddingModule):
         unroll: Unroll | None = None,
         experts: dict | None = None,
         seed: int = 0,
+        damage: Damage | None = None,
+        pool: Pool | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(LatticeModel(experts=experts, seed=seed, **kwargs), loss, optim, unroll, seed)
+        super().__init__(LatticeModel(experts=experts, seed=seed, **kwargs), loss, optim, unroll, seed, damage, pool)
 
     @property
     def lattice(self) -> LatticeModel:
         """The lattice itself."""
         assert isinstance(self.model, LatticeModel)
         return self.model
+
+
+SETTINGS = {"loss": LossWeights, "optim": Optimisation, "unroll": Unroll, "damage": Damage, "pool": Pool}
+"""Sections of a configuration that become arguments of `LatticeModule`."""
 
 
 class EmbeddingDataModule(pl.LightningDataModule):

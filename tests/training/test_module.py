@@ -80,8 +80,9 @@ def test_a_lattice_learns_and_logs_what_the_metrics_say(module, data, tmp_path) 
 def test_soft_tiers_learn_their_thresholds_and_log_them(module, data, tmp_path) -> None:
     assert "threshold/local" not in fit(module, data, tmp_path, epochs=1).callback_metrics
     model = LatticeModel(module.model.spec, embedding_dim=12, channels=4, hidden=4, steps=5, soft_tiers=0.3)
-    module.model = model
-    logged = fit(module, data, tmp_path, epochs=2).callback_metrics
+    soft = EmbeddingModule(model)
+    soft.train_mean = module.train_mean
+    logged = fit(soft, data, tmp_path, epochs=2).callback_metrics
     found = [logged[f"threshold/{tier}"].item() for tier in ("local", "functional")]
     assert found == pytest.approx(model.cell.aggregator.thresholds().tolist())
     assert abs(found[0] - 0.5) > 1e-3
@@ -174,9 +175,9 @@ def test_the_length_of_rollouts_follows_the_plan(data, tmp_path) -> None:
     module.train_mean = torch.zeros(12)
     roll = model.rollout
 
-    def noted(embedding, steps=None, trajectory=False):
+    def noted(embedding, steps=None, *rest):
         taken.append((model.training, steps))
-        return roll(embedding, steps, trajectory)
+        return roll(embedding, steps, *rest)
 
     model.rollout = noted
     fit(module, data, tmp_path, epochs=2)
