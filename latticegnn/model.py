@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from latticegnn.lattice import (
+    Keep,
     LatticeSpec,
     Ports,
     build_graph,
@@ -31,16 +32,19 @@ from latticegnn.nn import (
     Interior,
     LatticeCell,
     LatticeToEmbeddingExtractor,
+    PortMap,
     Readout,
     Stochastic,
     VolumeStateInitializer,
     bind_step,
     build_modes,
     check_execution,
+    port_maps,
     start_shift,
     step_size,
 )
 from latticegnn.pretrained import decoded, read_settings, read_weights, write
+from latticegnn.resizing import check_weights, resized_settings
 from latticegnn.rollout import Intervention, Rollout
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
@@ -54,7 +58,8 @@ class LatticeOutput:
 
     Args:
         embedding: The answer in the teacher's space [B, D].
-        code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full".
+        code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full"; K in
+            place of P where the code is an image.
         state: The last state [B, N, F].
         steps: Steps each sample took [B].
         trajectory: States 0 … T [T + 1, B, N, F], where asked for.
@@ -103,6 +108,10 @@ class LatticeModel(nn.Module):
         dynamics: Modes of propagation around the cell, name to settings, the first one innermost, see
             `latticegnn.nn.modes.build_modes`. Random firing draws anew in each rollout of a model in training, from
             torch's generator, and is the same in every rollout of one in evaluation.
+        port_map: "direct": the code has one number for each port. "bilinear": it is an image of ``code_shape`` over the
+            face, whatever the face's size, see `latticegnn.nn.image.interpolation`; what is decoded, too.
+        code_shape: Sides of that image.
+        reference: The lattice whose units the weights are in, see `latticegnn.nn.cell.slope_units`; `resized` sets it.
         seed: Of every random start.
 
     Shapes:
@@ -140,6 +149,9 @@ class LatticeModel(nn.Module):
         checkpoint: bool = False,
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
+        port_map: PortMap = "direct",
+        code_shape: tuple[int, int] | None = None,
+        reference: LatticeSpec | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -155,12 +167,14 @@ class LatticeModel(nn.Module):
         check_tiers(spec)
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
+        self.lay, self.read, code, read = port_maps(port_map, code_shape, spec, inputs, outputs)
         self.settings: dict[str, Any] = {
             "spec": spec.to_dict(), "embedding_dim": embedding_dim, "channels": channels, "hidden": hidden,
             "steps": steps, "skip": skip, "readout": readout, "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "experts": experts, "interior": interior, "initialisation": initialisation, "gain": gain,
             "require_light_cone": require_light_cone, "backend": backend, "radial": radial, "execution": execution,
-            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "seed": seed,
+            "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "port_map": port_map,
+            "code_shape": code_shape and list(code_shape), "reference": reference and reference.to_dict(), "seed": seed,
         }  # fmt: skip
         self.spec, self.inputs, self.outputs = spec, inputs, outputs
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
@@ -179,15 +193,15 @@ class LatticeModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             step = step_size(spec, inputs, outputs, steps)
-            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial)
+            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial, reference)
             if initialisation == "shift":
                 start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2
             ports = (place[self.input_nodes].float() - centre) / centre.clamp_min(0.5)
             self.mapper = EmbeddingToLatticeMapper(ports, channels)
-            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(ports))
-            self.extractor = LatticeToEmbeddingExtractor(readout, len(self.output_nodes), channels)
-            self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
+            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, code)
+            self.extractor = LatticeToEmbeddingExtractor(readout, read, channels)
+            self.transformer = EmbeddingTransformer(embedding_dim, code, self.extractor.width)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps."""
@@ -216,7 +230,7 @@ class LatticeModel(nn.Module):
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")
         self._check(embedding)
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
-        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(code))
+        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.mapper(self.lay(code).to(code)))
         if start is not None and start.shape != own.shape:
             raise ValueError(
                 f"start must hold a state [B, N, F] for each embedding, {list(own.shape)}; got {list(start.shape)}; "
@@ -235,7 +249,7 @@ class LatticeModel(nn.Module):
             state = run.step()
             if trajectory:
                 states.append(state)
-        read = self.extractor(run.state[:, self.output_nodes])
+        read = self.extractor(self.read(run.state[:, self.output_nodes]))
         answer = self.transformer.decode(read).to(embedding.dtype)
         return LatticeOutput(
             embedding=embedding + answer if self.skip else answer,
@@ -258,7 +272,7 @@ class LatticeModel(nn.Module):
             targets: The embeddings wanted for them [n, D].
         """
         wanted = targets - inputs if self.skip else targets
-        self.transformer.fit(inputs, wanted, len(self.output_nodes), scale=self.gain)
+        self.transformer.fit(inputs, wanted, self.extractor.ports, scale=self.gain)
 
     @property
     def decoder(self) -> nn.Linear:
@@ -299,6 +313,24 @@ class LatticeModel(nn.Module):
         finally:
             self.train(training)
         return torch.cat(outputs).numpy() if outputs else np.zeros((0, self.embedding_dim), dtype=np.float32)
+
+    def resized(self, shape: tuple[int, int, int], steps: int | None = None, keep: Keep = "cells") -> LatticeModel:
+        """Return a model of another size with the very same weights, a copy of them.
+
+        Args:
+            shape: Cells along x, y and z.
+            steps: T; by default as many as the longer way needs, see `latticegnn.resizing.scaled_steps`.
+            keep: "cells" keeps the radii in cells, "ratios" as parts of the longest side, see `LatticeSpec.resized`.
+
+        Raises:
+            ValueError: When a weight is tied to the size, as with port_map "direct" on full faces.
+            LightConeError: When the steps do not suffice.
+        """
+        model = LatticeModel(**decoded(resized_settings(self.settings, shape, steps, keep), list(self.settings)))
+        check_weights(self.state_dict(), model.state_dict())
+        model.load_state_dict(self.state_dict())
+        model.teacher = self.teacher
+        return model.to(self.decoder.weight).train(self.training)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""

@@ -23,6 +23,7 @@ from latticegnn.lattice.placement import Proportional as Proportional
 from latticegnn.lattice.placement import Random as Random
 from latticegnn.lattice.ports import FACES as FACES
 from latticegnn.lattice.ports import Ports as Ports
+from latticegnn.lattice.spec import Keep as Keep
 from latticegnn.lattice.spec import LatticeSpec as LatticeSpec
 from latticegnn.lattice.spec import Tier as Tier
 from latticegnn.lattice.stencil import Stencil as Stencil

@@ -24,6 +24,9 @@ from latticegnn.nn.experts import MLPExpert as MLPExpert
 from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
+from latticegnn.nn.image import PortImage as PortImage
+from latticegnn.nn.image import PortMap as PortMap
+from latticegnn.nn.image import port_maps as port_maps
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.shift import start_shift as start_shift
 from latticegnn.nn.shift import step_size as step_size

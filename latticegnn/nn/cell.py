@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from latticegnn.aggregate import COMPONENTS, Moment, aggregator
-from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset
+from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset, stencil
 from latticegnn.nn.classpath import build
 from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
 
@@ -60,6 +60,7 @@ class LatticeCell(MessagePassing):
         backend: Aggregation backend, see `latticegnn.aggregate.aggregator`.
         radial: Learn a weight for each distance between neighbours (`radial` [S], ones at first), by which their
             states are multiplied before they are averaged.
+        reference: The lattice whose units the weights are in, where they come from another one, see `slope_units`.
 
     Shapes:
         - input: state [B, N, F]
@@ -81,6 +82,7 @@ class LatticeCell(MessagePassing):
         step: float = 1.0,
         backend: str = "auto",
         radial: bool = False,
+        reference: LatticeSpec | None = None,
     ) -> None:
         super().__init__(aggr="sum", node_dim=0)
         settings = _settings(experts)
@@ -96,6 +98,8 @@ class LatticeCell(MessagePassing):
         self._size = EdgeIndex(
             torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
         )
+        self.units: Tensor | None
+        self.register_buffer("units", _units(lattice, reference, self.reaching), persistent=False)
         width = sum(COMPONENTS[m] for m in MOMENTS) * channels
         self.experts = nn.ModuleDict()
         for tier in present:
@@ -171,10 +175,13 @@ class LatticeCell(MessagePassing):
         for axis, speed in enumerate(velocity):
             start = first + (1 + axis) * self.channels
             if speed != 0:
-                weight[:, start : start + self.channels] -= eye * (speed / self.spread[tier][axis])
+                unit = 1.0 if self.units is None else float(self.units[self.reaching.index(tier), 1 + axis])
+                weight[:, start : start + self.channels] -= eye * (speed / self.spread[tier][axis] / unit)
 
     def _by_tier(self, inputs: Tensor) -> dict[str, Tensor]:
         rows = sum(COMPONENTS[m] for m in MOMENTS)
+        if self.units is not None:
+            inputs = inputs * self.units.to(inputs).view(-1, 1, 1, 1)
         parts = inputs.split(rows) if self.reaching else ()
         return {
             tier.name.lower(): part.permute(1, 2, 0, 3).flatten(2)
@@ -209,6 +216,46 @@ def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
         return mean_square_offset(lattice)
     chosen = {tier: lattice.edge_offset[lattice.edge_tier == int(tier)] for tier in Tier}
     return {t: offset.double().square().mean(dim=0).tolist() for t, offset in chosen.items() if len(offset)}
+
+
+def _units(lattice: LatticeSpec | Data, reference: LatticeSpec | None, tiers: Sequence[Tier]) -> Tensor | None:
+    """Return what each tier's moments are multiplied by [tiers, 4]; None for ones."""
+    if reference is None:
+        return None
+    if not isinstance(lattice, LatticeSpec):
+        raise ValueError(
+            "a cell with a reference is built on a LatticeSpec, whose radii can be compared; got a graph; pass its "
+            "spec."
+        )
+    return torch.tensor([[1.0, *slope_units(lattice, reference, tier)] for tier in tiers])
+
+
+def slope_units(spec: LatticeSpec, reference: LatticeSpec, tier: Tier) -> list[float]:
+    r"""Return the factors along x, y and z that give a tier's first moment the meaning it has on a reference lattice.
+
+    On a smooth state the first moment is the slope times the tier's mean square offset s. Measured in radii R, the
+    slope is the same at every resolution, so that weights on the moment times
+
+    .. math::
+        rac{R}{R_	ext{ref}} \cdot rac{s_	ext{ref}}{s}
+
+    carry a signal across the same part of the lattice in a step. It is 1 where the radii are the same.
+
+    Args:
+        spec: The lattice.
+        reference: The lattice that the weights belong to.
+        tier: The tier; where one of the two lattices has no neighbours in it, the factors are 1.
+    """
+    own, other = (_offset_variance(lattice, tier) for lattice in (spec, reference))
+    scale = spec.max_radius / reference.max_radius
+    return [scale * b / a if a > 0 and b > 0 else 1.0 for a, b in zip(own, other, strict=True)]
+
+
+def _offset_variance(spec: LatticeSpec, tier: Tier) -> list[float]:
+    """Return a tier's mean square offset around a cell far from all borders."""
+    parts = stencil(spec)
+    squares = parts.offsets[parts.tier == tier].double().square()
+    return squares.mean(dim=0).tolist() if len(squares) else [0.0] * 3
 
 
 def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: int, moments: int) -> nn.Module:

@@ -154,7 +154,7 @@ class LatticeToEmbeddingExtractor(nn.Module):
         super().__init__()
         if readout not in get_args(Readout):
             raise ValueError(f"readout must be one of {', '.join(get_args(Readout))}; got {readout!r}; choose one.")
-        self.readout = readout
+        self.readout, self.ports = readout, ports
         self.width = ports if readout == "ports" else ports * channels
         if readout == "ports":
             self.read = nn.Parameter(_near_first(channels))

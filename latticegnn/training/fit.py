@@ -208,7 +208,7 @@ class Run:
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = len(self.model.input_nodes)
+        code = self.model.transformer.encoder.out_features
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:

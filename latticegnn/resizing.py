@@ -1,0 +1,94 @@
+"""The same weights on a lattice of another size: what changes in a model's settings, and what forbids it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from latticegnn.lattice import Keep, LatticeSpec, Ports, steps_needed
+
+
+def resized_settings(
+    settings: Mapping[str, Any], shape: tuple[int, int, int], steps: int | None, keep: Keep
+) -> dict[str, Any]:
+    """Return a model's settings on a lattice of another shape.
+
+    Args:
+        settings: The model's own, as `LatticeModel.settings` holds them.
+        shape: Cells along x, y and z.
+        steps: T on the new lattice; by default `scaled_steps`.
+        keep: Whether radii stay in cells or as parts of the longest side, see `LatticeSpec.resized`.
+
+    Raises:
+        ValueError: When the cells' initial states are tied to the size, or the shape or ``keep`` break a rule.
+        LightConeError: When steps are to be scaled, and the output ports can never be reached.
+    """
+    if settings["interior"] in ("learned", "noise"):
+        raise ValueError(
+            "a model that changes its size needs an interior that is defined for every size, zeros or code; got "
+            f"interior: {settings['interior']}, one state for each cell; train with interior: zeros."
+        )
+    spec = LatticeSpec.from_dict(settings["spec"])
+    new = spec.resized(shape, keep)
+    inputs, outputs = (Ports.from_dict(settings[end]) for end in ("inputs", "outputs"))
+    return {
+        **settings,
+        "spec": new.to_dict(),
+        "steps": scaled_steps(spec, new, inputs, outputs, settings["steps"]) if steps is None else steps,
+        "reference": settings["reference"] or spec.to_dict(),
+    }
+
+
+def scaled_steps(spec: LatticeSpec, new: LatticeSpec, inputs: Ports, outputs: Ports, steps: int) -> int:
+    r"""Return the steps in which a signal covers the same part of its way on another lattice.
+
+    .. math::
+        T' = \lceil T \, \frac{n'}{n} \, \frac{R}{R'} \rceil
+
+    n and n' are the steps that a light cone of the old radius R needs on the two lattices: with the radius kept, time
+    grows as the way does; with one that grows as the lattice, a step covers more of it, and T stays nearly as it is.
+    n' is not counted at the new radius, as a radius of 3.2 cells moves a light cone by 3 layers a step, but a signal
+    by twice what 1.6 does.
+
+    Args:
+        spec: The old lattice.
+        new: The new one.
+        inputs: Input ports.
+        outputs: Output ports.
+        steps: T.
+
+    Raises:
+        LightConeError: When an output port can never be reached.
+    """
+    way, before = (steps_needed(lattice, inputs, outputs) for lattice in (spec.resized(new.shape), spec))
+    if before == 0:  # all output ports are input ports
+        return steps
+    exact = steps * way / before * spec.max_radius / new.max_radius
+    return max(steps_needed(new, inputs, outputs), math.ceil(round(exact, 9)))
+
+
+def check_weights(weights: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> None:
+    """Check that a resized model takes every weight as it is.
+
+    Args:
+        weights: Those there are.
+        new: Those of the model on the new lattice.
+
+    Raises:
+        ValueError: Names the weights that are tied to the size.
+    """
+    shapes = [{name: list(value.shape) for name, value in group.items()} for group in (weights, new)]
+    tied = [
+        f"{name} {shapes[0].get(name, 'absent')} → {shapes[1].get(name, 'absent')}"
+        for name in dict.fromkeys([*shapes[0], *shapes[1]])
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+    if tied:
+        raise ValueError(
+            f"a model keeps every weight when it changes its size; got other shapes for {', '.join(tied[:4])}"
+            f"{' …' if len(tied) > 4 else ''}; train with port_map: bilinear and code_shape: [8, 8], so that maps do "
+            "not depend on the face, without radial, and choose a size at which the same tiers have neighbours."
+        )
