@@ -45,7 +45,7 @@ class ProjectionOnly(nn.Module):
     def __init__(self, model: LatticeModel) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(model.transformer.encoder)
-        self.lay, self.read = model.lay, model.lay.inverse()
+        self.lay, self.read = copy.deepcopy(model.lay), model.lay.inverse()
         self.mapper = copy.deepcopy(model.mapper)
         self.extractor = copy.deepcopy(model.extractor)
         self.skip = model.skip

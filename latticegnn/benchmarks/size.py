@@ -19,7 +19,6 @@ from latticegnn.benchmarks.results import Row, Table
 from latticegnn.lattice import Keep
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
-from latticegnn.training.configuration import RunCLI
 from latticegnn.training.losses import LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
 
@@ -44,6 +43,8 @@ def measure_run(run: Path, sides: Sequence[int], rows: int, updates: int, few: i
     Returns:
         The rows of `retention`, each with what `profile` measured.
     """
+    from latticegnn.training.configuration import RunCLI  # seconds, which the processes that `profile` needs can spare
+
     with tempfile.TemporaryDirectory() as scratch:
         cli = RunCLI(["--config", str(run / "config.yaml")], Path(scratch) / "run")
         data, loss = cli.datamodule.content, cli.model.loss
