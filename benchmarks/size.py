@@ -1,7 +1,7 @@
 """What the cells of trained runs keep on larger cubes: prints a table for each run and draws its curve.
 
 ``latticegnn experiment --config configs/experiments/size.yaml`` trains two; then
-``python benchmarks/size.py runs/size/*/ [--sides 8 12 16 24 37] [--rows 32] [--updates 24] [--few 8]``
+``python benchmarks/size.py runs/size/lasting-*/ [--sides 8 12 16 24 37] [--rows 16] [--updates 24] [--few 6]``
 Each run's folder gets ``sizes.json`` and ``figures/retention.png``.
 """
 
@@ -21,9 +21,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Evaluate trained runs on lattices of other sizes.")
     parser.add_argument("runs", nargs="+", type=Path, help="Folders of runs with port_map: bilinear.")
     parser.add_argument("--sides", nargs="+", type=int, default=[8, 12, 16, 24, 37], help="Sides of the cubes.")
-    parser.add_argument("--rows", type=int, default=32, help="Test rows that are evaluated.")
+    parser.add_argument("--rows", type=int, default=16, help="Test rows that are evaluated.")
     parser.add_argument("--updates", type=int, default=24, help="Updates of fine-tuning; 0 leaves it out.")
-    parser.add_argument("--few", type=int, default=8, help="Updates at more than 2^15 cells.")
+    parser.add_argument("--few", type=int, default=6, help="Updates at more than 2^13 cells.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     for run in given.runs:

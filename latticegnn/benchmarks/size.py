@@ -25,7 +25,8 @@ from latticegnn.training.optim import Optimisation, configure
 KEEPS: tuple[Keep, ...] = ("cells", "ratios")
 SIZES_FILE = "sizes.json"
 TUNING = Optimisation(lr_cell=1e-3, lr_maps=3e-4, lr_decoder=3e-4)
-CELLS = 1 << 16  # of all samples of a batch in fine-tuning
+CELLS = 1 << 15  # of all samples of a batch in fine-tuning, where it has more than four
+MANY = 1 << 13
 
 logger = logging.getLogger("latticegnn")
 
@@ -38,7 +39,7 @@ def measure_run(run: Path, sides: Sequence[int], rows: int, updates: int, few: i
         sides: Of the cubes.
         rows: Test rows evaluated, the first of the split; the same at every size.
         updates: Of fine-tuning, in batches of 32 samples or as many as have `CELLS` cells, at least 4.
-        few: Updates where an update is dearest, at more than 2¹⁵ cells.
+        few: Updates where one is dearest, at more than `MANY` cells.
 
     Returns:
         The rows of `retention`, each with what `profile` measured.
@@ -54,7 +55,7 @@ def measure_run(run: Path, sides: Sequence[int], rows: int, updates: int, few: i
     model = LatticeModel.from_pretrained(run / "model")
 
     def fine_tune(resized: LatticeModel) -> int:
-        count = few if resized.spec.num_nodes > 1 << 15 else updates
+        count = few if resized.spec.num_nodes > MANY else updates
         tune(resized, inputs, targets, loss, count, max(4, min(32, CELLS // resized.spec.num_nodes)))
         return count
 
