@@ -176,7 +176,7 @@ class LatticeModel(nn.Module):
             "checkpoint": checkpoint, "clamp": clamp, "dynamics": dynamics, "port_map": port_map,
             "code_shape": code_shape and list(code_shape), "reference": reference and reference.to_dict(), "seed": seed,
         }  # fmt: skip
-        self.spec, self.inputs, self.outputs = spec, inputs, outputs
+        self.spec, self.inputs, self.outputs, self.reference = spec, inputs, outputs, reference
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
         self.execution, self.checkpoint, self.clamp = execution, checkpoint, clamp

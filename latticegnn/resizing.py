@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from latticegnn.lattice import Keep, LatticeSpec, Ports, steps_needed
+from latticegnn.lattice import Keep, LatticeSpec, Ports, Tier, steps_needed
+from latticegnn.nn.cell import slope_units
 
 
 def resized_settings(
@@ -46,12 +48,12 @@ def scaled_steps(spec: LatticeSpec, new: LatticeSpec, inputs: Ports, outputs: Po
     r"""Return the steps in which a signal covers the same part of its way on another lattice.
 
     .. math::
-        T' = \lceil T \, \frac{n'}{n} \, \frac{R}{R'} \rceil
+        T' = \lceil T \, \frac{n'}{n} \, \bar u \rceil
 
-    n and n' are the steps that a light cone of the old radius R needs on the two lattices: with the radius kept, time
-    grows as the way does; with one that grows as the lattice, a step covers more of it, and T stays nearly as it is.
-    n' is not counted at the new radius, as a radius of 3.2 cells moves a light cone by 3 layers a step, but a signal
-    by twice what 1.6 does.
+    n and n' are the steps that a light cone of the old radius needs on the two lattices, and ū is the mean of
+    `latticegnn.nn.cell.slope_units` over tiers and axes, the inverse of what a step's length has grown by. With the
+    radii kept in cells ū is 1; with radii that grow as the lattice T stays nearly as it is. The light cone of the new
+    radius is but the lower bound: it may reach 3 layers a step where a signal, twice as fast as before, moves by 1.7.
 
     Args:
         spec: The old lattice.
@@ -66,7 +68,8 @@ def scaled_steps(spec: LatticeSpec, new: LatticeSpec, inputs: Ports, outputs: Po
     way, before = (steps_needed(lattice, inputs, outputs) for lattice in (spec.resized(new.shape), spec))
     if before == 0:  # all output ports are input ports
         return steps
-    exact = steps * way / before * spec.max_radius / new.max_radius
+    units = [unit for tier in (Tier.FUNCTIONAL, Tier.DISTANT) for unit in slope_units(new, spec, tier)]
+    exact = steps * way / before * statistics.fmean(units)
     return max(steps_needed(new, inputs, outputs), math.ceil(round(exact, 9)))
 
 

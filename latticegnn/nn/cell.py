@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -233,13 +234,15 @@ def _units(lattice: LatticeSpec | Data, reference: LatticeSpec | None, tiers: Se
 def slope_units(spec: LatticeSpec, reference: LatticeSpec, tier: Tier) -> list[float]:
     r"""Return the factors along x, y and z that give a tier's first moment the meaning it has on a reference lattice.
 
-    On a smooth state the first moment is the slope times the tier's mean square offset s. Measured in radii R, the
-    slope is the same at every resolution, so that weights on the moment times
+    On a smooth state the first moment is the slope times the tier's mean square offset s, so that fixed weights would
+    carry a signal at a speed that grows as s, while a step of the neighbours' mean is stable up to one that grows as
+    :math:`\sqrt{s}` (Courant, Friedrichs & Lewy, 1928). The factors
 
     .. math::
-        rac{R}{R_	ext{ref}} \cdot rac{s_	ext{ref}}{s}
+        \sqrt{s_\text{ref} / s}
 
-    carry a signal across the same part of the lattice in a step. It is 1 where the radii are the same.
+    measure offsets and slopes in the tier's root mean square offset: what is stable stays so. They are 1 where the
+    neighbours are the same.
 
     Args:
         spec: The lattice.
@@ -247,8 +250,7 @@ def slope_units(spec: LatticeSpec, reference: LatticeSpec, tier: Tier) -> list[f
         tier: The tier; where one of the two lattices has no neighbours in it, the factors are 1.
     """
     own, other = (_offset_variance(lattice, tier) for lattice in (spec, reference))
-    scale = spec.max_radius / reference.max_radius
-    return [scale * b / a if a > 0 and b > 0 else 1.0 for a, b in zip(own, other, strict=True)]
+    return [math.sqrt(b / a) if a > 0 and b > 0 else 1.0 for a, b in zip(own, other, strict=True)]
 
 
 def _offset_variance(spec: LatticeSpec, tier: Tier) -> list[float]:
