@@ -11,6 +11,7 @@ from latticegnn.training.configuration import RunCLI
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+DYNAMICS = (ROOT / "docs" / "dynamics.md").read_text(encoding="utf-8")
 SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
 
 
@@ -33,6 +34,18 @@ def test_the_settings_on_data_are_settings(text, tmp_path) -> None:
     given = yaml.safe_load(text)["data"]
     assert cli.datamodule.content.task == given.get("task", "qa")
     assert len(cli.datamodule.content.sources) == 1 + len(given.get("more", []))
+
+
+def test_the_page_on_size_runs(tmp_path, capsys) -> None:
+    page = DYNAMICS.partition("\n## Size\n")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(compile(code, "docs/dynamics.md", "exec"), {})
+    assert capsys.readouterr().out == "35 20 True\n"
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "page.yaml").write_text(text)
+    words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
+    cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
+    assert cli.model.lattice.resized((12, 12, 12)).steps == 26
 
 
 def test_the_presets_are_those_of_the_code() -> None:

@@ -15,7 +15,7 @@ from latticegnn.model import LatticeModel
 FineTune = Callable[[LatticeModel], int]
 """Trains a model in place and returns the number of updates."""
 
-CELL_STEPS = 1 << 20
+CELL_STATES = 1 << 20
 """Pairs of cell and sample whose states are held at once in evaluation."""
 
 
@@ -47,8 +47,10 @@ def retention(
 
     Yields:
         A row for each size and keep: ``shape``, ``keep``, ``radius`` in cells, ``steps``, ``backend``, ``parameters``,
-        ``explained`` (1 − FVU), ``cosine``, ``retention``; after fine-tuning also ``updates`` and ``tuned_explained``,
-        ``tuned_cosine``, ``tuned_retention``. A rollout that overflowed has nan.
+        ``explained`` (1 − FVU), ``cosine``, ``retention``; ``gain``, the one factor on what is read that would fit
+        these rows best, and ``scaled_explained``, what they would then give: an upper bound that tells a signal grown
+        faint from one that is lost. After fine-tuning also ``updates`` and the same with the prefix ``tuned_``. A
+        rollout that overflowed has nan.
 
     Raises:
         ValueError: When the model explains nothing at its own size, or cannot be resized.
@@ -84,9 +86,17 @@ def retention(
 def _quality(model: LatticeModel, inputs: Tensor, targets: Tensor, train_mean: Tensor) -> dict[str, float]:
     training = model.training
     model.eval()
-    batches = inputs.split(max(1, CELL_STEPS // model.spec.num_nodes))
-    prediction = torch.cat([model(batch).embedding for batch in batches])
+    outputs = [model(batch) for batch in inputs.split(max(1, CELL_STATES // model.spec.num_nodes))]
     model.train(training)
+    prediction = torch.cat([out.embedding for out in outputs])
     if not bool(torch.isfinite(prediction).all()):
-        return {"explained": float("nan"), "cosine": float("nan")}
-    return {"explained": 1 - fvu(prediction, targets, train_mean), "cosine": cosine(prediction, targets)}
+        return dict.fromkeys(("explained", "cosine", "gain", "scaled_explained"), float("nan"))
+    signal = torch.cat([out.code for out in outputs]) @ model.decoder.weight.T
+    rest = prediction - signal
+    gain = float(((targets - rest) * signal).sum() / signal.square().sum().clamp_min(torch.finfo(signal.dtype).tiny))
+    return {
+        "explained": 1 - fvu(prediction, targets, train_mean),
+        "cosine": cosine(prediction, targets),
+        "gain": gain,
+        "scaled_explained": 1 - fvu(rest + gain * signal, targets, train_mean),
+    }

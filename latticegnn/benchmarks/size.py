@@ -146,6 +146,8 @@ def size_table(name: str, trained: Sequence[int], rows: Sequence[dict[str, Any]]
             "1 − FVU": row["explained"],
             "cosine": row["cosine"],
             "retention": row["retention"],
+            "best gain": row["gain"],
+            "1 − FVU with it": row["scaled_explained"],
         }
         if "updates" in row:
             line |= {

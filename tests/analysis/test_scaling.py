@@ -39,6 +39,12 @@ def test_a_row_holds_what_the_resized_model_does(model) -> None:
         assert (row["steps"], row["radius"]) == (resized.steps, resized.spec.max_radius)
         assert row["parameters"] == model.parameter_counts()["total"]
         assert "updates" not in row
+        scaled = torch.linspace(row["gain"] - 1, row["gain"] + 1, 5)
+        out = resized(x)
+        signal = (out.code @ resized.decoder.weight.T).detach()
+        tried = [1 - fvu(out.embedding.detach() + (a - 1) * signal, x, mean) for a in scaled]
+        assert row["scaled_explained"] == pytest.approx(max(tried), rel=1e-5)
+        assert tried[2] == max(tried), "no other gain is better"
     assert [row["retention"] for row in found[:2]] == [pytest.approx(1), pytest.approx(1)]
     assert found[2]["retention"] != pytest.approx(1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
