@@ -1,7 +1,7 @@
 """What the cells of trained runs keep on larger cubes: prints a table for each run and draws its curve.
 
 ``latticegnn experiment --config configs/experiments/size.yaml`` trains two; then
-``python benchmarks/size.py runs/size/lasting-*/ [--sides 8 12 16 24 37] [--rows 16] [--updates 24] [--few 6]``
+``python benchmarks/size.py runs/size/lasting-*/ [--sides 8 12 16 24 37] [--rows 16] [--updates 24] [--few 4]``
 Each run's folder gets ``sizes.json`` and ``figures/retention.png``.
 """
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--sides", nargs="+", type=int, default=[8, 12, 16, 24, 37], help="Sides of the cubes.")
     parser.add_argument("--rows", type=int, default=16, help="Test rows that are evaluated.")
     parser.add_argument("--updates", type=int, default=24, help="Updates of fine-tuning; 0 leaves it out.")
-    parser.add_argument("--few", type=int, default=6, help="Updates at more than 2^13 cells.")
+    parser.add_argument("--few", type=int, default=4, help="Updates at more than 2^13 cells.")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     for run in given.runs:

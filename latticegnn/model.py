@@ -44,7 +44,7 @@ from latticegnn.nn import (
     step_size,
 )
 from latticegnn.pretrained import decoded, read_settings, read_weights, write
-from latticegnn.resizing import check_weights, resized_settings
+from latticegnn.resizing import rebuilt
 from latticegnn.rollout import Intervention, Rollout
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
@@ -315,22 +315,8 @@ class LatticeModel(nn.Module):
         return torch.cat(outputs).numpy() if outputs else np.zeros((0, self.embedding_dim), dtype=np.float32)
 
     def resized(self, shape: tuple[int, int, int], steps: int | None = None, keep: Keep = "cells") -> LatticeModel:
-        """Return a model of another size with the very same weights, a copy of them.
-
-        Args:
-            shape: Cells along x, y and z.
-            steps: T; by default as many as the longer way needs, see `latticegnn.resizing.scaled_steps`.
-            keep: "cells" keeps the radii in cells, "ratios" as parts of the longest side, see `LatticeSpec.resized`.
-
-        Raises:
-            ValueError: When a weight is tied to the size, as with port_map "direct" on full faces.
-            LightConeError: When the steps do not suffice.
-        """
-        model = LatticeModel(**decoded(resized_settings(self.settings, shape, steps, keep), list(self.settings)))
-        check_weights(self.state_dict(), model.state_dict())
-        model.load_state_dict(self.state_dict())
-        model.teacher = self.teacher
-        return model.to(self.decoder.weight).train(self.training)
+        """Return a model of another size with the very same weights, a copy; see `latticegnn.resizing.rebuilt`."""
+        return rebuilt(self, shape, steps, keep)
 
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""

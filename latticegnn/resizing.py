@@ -5,12 +5,37 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from latticegnn.lattice import Keep, LatticeSpec, Ports, Tier, steps_needed
 from latticegnn.nn.cell import slope_units
+from latticegnn.pretrained import decoded
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def rebuilt(model: Model, shape: tuple[int, int, int], steps: int | None, keep: Keep) -> Model:
+    """Build a `LatticeModel` on a lattice of another shape, with a copy of its weights.
+
+    Args:
+        model: The model; it stays as it is.
+        shape: Cells along x, y and z.
+        steps: T there; None for `scaled_steps`.
+        keep: "cells" keeps the radii in cells, "ratios" as parts of the longest side, see `LatticeSpec.resized`.
+
+    Raises:
+        ValueError: When a weight is tied to the size, as with port_map "direct" on full faces.
+        LightConeError: When the steps do not suffice.
+    """
+    settings: dict[str, Any] = model.settings  # type: ignore[assignment]
+    new = type(model)(**decoded(resized_settings(settings, shape, steps, keep), list(settings)))
+    weights = model.state_dict()
+    check_weights(weights, new.state_dict())
+    new.load_state_dict(weights)
+    new.teacher = model.teacher
+    return new.to(next(model.parameters())).train(model.training)
 
 
 def resized_settings(
