@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from latticegnn.lattice import (
+    Keep,
     LatticeSpec,
     Ports,
     build_graph,
@@ -33,6 +33,7 @@ from latticegnn.nn import (
     LatticeCell,
     LatticeToEmbeddingExtractor,
     OutputSurface,
+    PortMap,
     Readout,
     Stochastic,
     Stopping,
@@ -41,38 +42,21 @@ from latticegnn.nn import (
     build_gradient,
     build_modes,
     build_stopping,
+    check_embeddings,
     check_execution,
     check_gradient,
+    port_maps,
     start_shift,
     step_size,
 )
 from latticegnn.pretrained import decoded, read_settings, read_weights, write
+from latticegnn.resizing import rebuilt
 from latticegnn.rollout import Intervention, Rollout, ending
+from latticegnn.rollout import LatticeOutput as LatticeOutput
 
 _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 
 logger = logging.getLogger("latticegnn")
-
-
-@dataclass
-class LatticeOutput:
-    """What a rollout gives.
-
-    Args:
-        embedding: The answer in the teacher's space [B, D].
-        code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full".
-        state: The last state [B, N, F].
-        steps: Steps each sample took [B].
-        trajectory: States 0 … T [T + 1, B, N, F], where asked for; a sample that has stopped repeats its last state.
-        settled: Whether each sample had settled when it ended [B]; None where no rule asked.
-    """
-
-    embedding: Tensor
-    code: Tensor
-    state: Tensor
-    steps: Tensor
-    trajectory: Tensor | None = None
-    settled: Tensor | None = None
 
 
 class LatticeModel(nn.Module):
@@ -116,6 +100,10 @@ class LatticeModel(nn.Module):
             torch's generator, and is the same in every rollout of one in evaluation.
         stopping: When a sample's rollout ends in evaluation, see `latticegnn.nn.build_stopping`; in training all
             samples take the same number of steps, T or the one drawn.
+        port_map: "direct": the code has one number for each port. "bilinear": it is an image of ``code_shape`` over the
+            face, whatever the face's size, see `latticegnn.nn.image.interpolation`; what is decoded, too.
+        code_shape: Sides of that image.
+        reference: The lattice whose units the weights are in, see `latticegnn.nn.cell.slope_units`; `resized` sets it.
         seed: Of every random start.
 
     Shapes:
@@ -156,6 +144,9 @@ class LatticeModel(nn.Module):
         clamp: bool = False,
         dynamics: dict[str, dict[str, Any]] | None = None,
         stopping: dict[str, Any] | None = None,
+        port_map: PortMap = "direct",
+        code_shape: tuple[int, int] | None = None,
+        reference: LatticeSpec | None = None,
         seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -172,10 +163,12 @@ class LatticeModel(nn.Module):
         check_tiers(spec)
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
+        self.lay, self.gather, code, read = port_maps(port_map, code_shape, spec, inputs, outputs)
         self.settings: dict[str, Any] = given | {
             "spec": spec.to_dict(), "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
+            "code_shape": code_shape and list(code_shape), "reference": reference and reference.to_dict(),
         }  # fmt: skip
-        self.spec, self.inputs, self.outputs = spec, inputs, outputs
+        self.spec, self.inputs, self.outputs, self.reference = spec, inputs, outputs, reference
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
         self.execution, self.clamp = execution, clamp
@@ -195,15 +188,15 @@ class LatticeModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             step = step_size(spec, inputs, outputs, steps)
-            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial, soft_tiers)
+            self.cell = LatticeCell(spec, channels, hidden, experts, step, backend, radial, soft_tiers, reference)
             if initialisation == "shift":
                 start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2
             ports = (place[self.input_nodes[: inputs.count(spec)]].float() - centre) / centre.clamp_min(0.5)
             self.mapper = EmbeddingToLatticeMapper(ports, channels)
-            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, len(ports))
-            self.extractor = LatticeToEmbeddingExtractor(readout, outputs.count(spec), channels)
-            self.transformer = EmbeddingTransformer(embedding_dim, len(ports), self.extractor.width)
+            self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, code)
+            self.extractor = LatticeToEmbeddingExtractor(readout, read, channels)
+            self.transformer = EmbeddingTransformer(embedding_dim, code, self.extractor.width)
             self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
@@ -246,9 +239,10 @@ class LatticeModel(nn.Module):
 
     def begin(self, embedding: Tensor, start: Tensor | None = None, intervene: Intervention | None = None) -> Rollout:
         """Lay embeddings on the input ports and return the rollout at step 0; the arguments are those of `rollout`."""
-        self._check(embedding)
+        check_embeddings(embedding, self.embedding_dim)
         code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
-        own = self.volume(code).to(code.dtype).index_add(1, nodes, self.entry(self.mapper(code), embedding))
+        laid = self.entry(self.mapper(self.lay(code).to(code)), embedding)
+        own = self.volume(code).to(code.dtype).index_add(1, nodes, laid)
         if start is not None and start.shape != own.shape:
             raise ValueError(
                 f"start must hold a state [B, N, F] for each embedding, {list(own.shape)}; got {list(start.shape)}; "
@@ -274,7 +268,7 @@ class LatticeModel(nn.Module):
         Returns:
             The answer in the teacher's space [B, D], and the code that was decoded, see `LatticeOutput`.
         """
-        code = self.exit.keep(self.extractor(self.exit(state[:, self.output_nodes])), ports)
+        code = self.exit.keep(self.extractor(self.gather(self.exit(state[:, self.output_nodes]))), ports)
         answer = self.transformer.decode(code).to(embedding.dtype)
         return embedding + answer if self.skip else answer, code
 
@@ -339,6 +333,10 @@ class LatticeModel(nn.Module):
             self.train(training)
         return torch.cat(outputs).numpy() if outputs else np.zeros((0, self.embedding_dim), dtype=np.float32)
 
+    def resized(self, shape: tuple[int, int, int], steps: int | None = None, keep: Keep = "cells") -> LatticeModel:
+        """Return a model of another size with the very same weights, a copy; see `latticegnn.resizing.rebuilt`."""
+        return rebuilt(self, shape, steps, keep)
+
     def save_pretrained(self, path: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""
         write(Path(path), self.settings, self.state_dict())
@@ -369,19 +367,6 @@ class LatticeModel(nn.Module):
     @property
     def _random(self) -> bool:
         return any(isinstance(mode, Stochastic) for mode in self.dynamics.modules())
-
-    def _check(self, embedding: Tensor) -> None:
-        if embedding.dim() != 2 or embedding.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"embeddings must have shape [B, D] with D = {self.embedding_dim}; got {list(embedding.shape)}; "
-                "embed with the teacher this model was built for."
-            )
-        finite = torch.isfinite(embedding).all(dim=1)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
-                f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
-            )
 
     def _step(self, rows: int) -> Callable[[Tensor], Tensor]:
         step, chosen = bind_step(self.cell, self.execution, self.gradient.recompute, rows)

@@ -87,7 +87,8 @@ def decoded(settings: Mapping[str, Any], known: Sequence[str]) -> dict[str, Any]
             hint = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(known)}."
             raise ValueError(f"a model's configuration has the arguments of LatticeModel; got {key!r}; {hint}")
     arguments = dict(settings)
-    for key, make in {"spec": LatticeSpec.from_dict, "inputs": Ports.from_dict, "outputs": Ports.from_dict}.items():
+    makers = {"spec": LatticeSpec.from_dict, "reference": LatticeSpec.from_dict}
+    for key, make in {**makers, "inputs": Ports.from_dict, "outputs": Ports.from_dict}.items():
         if arguments.get(key) is not None:
             arguments[key] = make(arguments[key])
     return arguments

@@ -34,6 +34,28 @@ class Course:
     trajectory: Tensor | None = None
 
 
+@dataclass
+class LatticeOutput:
+    """What a rollout gives.
+
+    Args:
+        embedding: The answer in the teacher's space [B, D].
+        code: What was read from the output ports and decoded [B, P], or [B, P·F] with readout "ports_full"; K in
+            place of P where the code is an image.
+        state: The last state [B, N, F].
+        steps: Steps each sample took [B].
+        trajectory: States 0 … T [T + 1, B, N, F], where asked for; a sample that has stopped repeats its last state.
+        settled: Whether each sample had settled when it ended [B]; None where no rule asked.
+    """
+
+    embedding: Tensor
+    code: Tensor
+    state: Tensor
+    steps: Tensor
+    trajectory: Tensor | None = None
+    settled: Tensor | None = None
+
+
 class Rollout:
     r"""The states of a batch from step 0 on: :math:`x^{k+1} = I(H(\mathrm{Mode}(x^k)), k + 1)`.
 

@@ -85,8 +85,10 @@ def test_every_variant_of_an_experiment_builds_and_takes_a_step(file, tmp_path, 
         overrides = tmp_path / f"{name}.yaml"
         overrides.write_text(yaml.safe_dump(experiment.settings | variant), encoding="utf-8")
         words = ["--config", str(experiment.base), "--config", str(overrides), *FAST]
-        # The small face has fewer ports than the prefixes that are shipped.
-        words += ["--model.prefixes", "[5, 25]"] if variant.get("model", {}).get("prefixes") else []
+        # The small face has fewer ports than the prefixes and the image that are shipped.
+        model = variant.get("model", {})
+        words += ["--model.prefixes", "[5, 25]"] if "prefixes" in model else []
+        words += ["--model.code_shape", "[5, 5]"] if "code_shape" in model else []
         cli = RunCLI(words, tmp_path / name)
         step(cli)
         counts[name] = cli.model.lattice.parameter_counts()["cell"]

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from latticegnn.data import PRESETS
+from latticegnn.nn.stopping import CRITERIA
 from latticegnn.training.configuration import RunCLI
 
 ROOT = Path(__file__).parents[1]
@@ -26,12 +27,15 @@ def test_the_snippets_on_data_run(tmp_path, monkeypatch, capsys) -> None:
     assert lines[-2:] == ["(1, 384)", "['one plus two']"]
 
 
-def test_the_snippets_on_dynamics_run(tmp_path, monkeypatch) -> None:
+def test_the_snippets_on_dynamics_run(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for code in re.findall(r"```python\n(.*?)```", DYNAMICS, flags=re.DOTALL):
         exec(compile(code, "docs/dynamics.md", "exec"), names)
     assert {"recovery.png", "percolation.png", "wall.png"} <= {file.name for file in tmp_path.iterdir()}
+    stopping, size = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[(\d+, ){3}\d+\] \[(\w+, ){3}\w+\]", stopping)
+    assert size == "35 20 True"
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DYNAMICS, flags=re.DOTALL))
@@ -39,8 +43,14 @@ def test_the_settings_on_dynamics_are_settings(text, tmp_path) -> None:
     (tmp_path / "page.yaml").write_text(text)
     words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
     cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
+    taken = cli.settings()
     for section, settings in yaml.safe_load(text).items():
-        assert {key: cli.config[section][key] for key in settings} == settings
+        assert {key: taken[section][key] for key in settings} == settings
+
+
+def test_every_criterion_of_stopping_is_told() -> None:
+    page = DYNAMICS.partition("\n## Stopping\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(CRITERIA)
 
 
 @pytest.mark.parametrize("text", SETTINGS, ids=range(len(SETTINGS)))

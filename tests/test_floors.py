@@ -13,7 +13,7 @@ FLOORS = [
     ["lattice"],
     ["aggregate"],
     ["nn"],
-    ["pretrained", "rollout", "model", "data"],
+    ["pretrained", "rollout", "resizing", "model", "data"],
     ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],

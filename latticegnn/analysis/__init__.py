@@ -35,6 +35,7 @@ from latticegnn.analysis.metrics import paired_difference as paired_difference
 from latticegnn.analysis.metrics import reciprocal_rank as reciprocal_rank
 from latticegnn.analysis.metrics import row_statistics as row_statistics
 from latticegnn.analysis.metrics import target_rank as target_rank
+from latticegnn.analysis.scaling import retention as retention
 from latticegnn.analysis.silence import When as When
 from latticegnn.analysis.space_class import SpaceClass as SpaceClass
 from latticegnn.analysis.space_class import SpaceRules as SpaceRules

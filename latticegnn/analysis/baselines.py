@@ -45,16 +45,17 @@ class ProjectionOnly(nn.Module):
     def __init__(self, model: LatticeModel) -> None:
         super().__init__()
         self.encoder = copy.deepcopy(model.transformer.encoder)
+        self.lay, self.read = copy.deepcopy(model.lay), model.lay.inverse()
         self.mapper = copy.deepcopy(model.mapper)
         self.extractor = copy.deepcopy(model.extractor)
         self.skip = model.skip
-        ports = model.mapper.ports
+        ports = self.encoder.out_features
         width = ports * (model.decoder.in_features // model.extractor.ports)
         self.decoder = _decoder(model, width, ports)
 
     def forward(self, embedding: Tensor) -> Prediction:
         """Encode and decode."""
-        code = self.extractor(self.mapper(self.encoder(embedding)))
+        code = self.extractor(self.read(self.mapper(self.lay(self.encoder(embedding)))))
         answer = self.decoder(code)
         return Prediction(embedding + answer if self.skip else answer, code)
 
@@ -86,7 +87,7 @@ class CodeMLP(nn.Module):
 
     def __init__(self, model: LatticeModel, hidden: int) -> None:
         super().__init__()
-        code = model.mapper.ports
+        code = model.transformer.encoder.out_features
         self.skip = model.skip
         self.scale = min(1.0, 64 / hidden)
         self.encoder = copy.deepcopy(model.transformer.encoder)
@@ -116,7 +117,7 @@ def _decoder(model: LatticeModel, width: int, code: int, stride: int | None = No
 
 def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
     """Make the `CodeMLP` whose number of parameters is nearest to the lattice's."""
-    code, dim = model.mapper.ports, model.embedding_dim
+    code, dim = model.transformer.encoder.out_features, model.embedding_dim
     linear = sum(p.numel() for p in CodeMLP(model, 1).parameters()) - (code + 1 + dim)
     wanted = model.parameter_counts()["total"] - linear
     return CodeMLP(model, max(1, round(wanted / (code + 1 + dim))))
@@ -124,7 +125,7 @@ def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
 
 def mlp_of_equal_compute(model: LatticeModel) -> CodeMLP:
     """Make the `CodeMLP` whose multiplications for one sample are nearest to the lattice's (`multiplications`)."""
-    code, dim = model.mapper.ports, model.embedding_dim
+    code, dim = model.transformer.encoder.out_features, model.embedding_dim
     wanted = multiplications(model) - 2 * code * dim
     return CodeMLP(model, max(1, round(wanted / (code + dim))))
 

@@ -221,8 +221,8 @@ def _with_cell(model: LatticeModel, cell: LatticeCell) -> LatticeModel:
 
 def _rebuilt(model: LatticeModel, **changes: Any) -> LatticeModel:
     """Build a model on another lattice, with the same start of the maps."""
-    ends = {"spec": model.spec, "inputs": model.inputs, "outputs": model.outputs}
-    rung = LatticeModel(**{**model.settings, **ends, **changes}).to(model.decoder.weight)
+    kept = {name: getattr(model, name) for name in ("spec", "reference", "inputs", "outputs")}
+    rung = LatticeModel(**{**model.settings, **kept, **changes}).to(model.decoder.weight)
     for name in ("transformer", "mapper", "extractor"):
         start = dict(getattr(model, name).named_parameters())
         for key, value in getattr(rung, name).named_parameters():

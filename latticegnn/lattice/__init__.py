@@ -26,6 +26,7 @@ from latticegnn.lattice.ports import covering_radius as covering_radius
 from latticegnn.lattice.regions import apart as apart
 from latticegnn.lattice.regions import check_region as check_region
 from latticegnn.lattice.regions import random_regions as random_regions
+from latticegnn.lattice.spec import Keep as Keep
 from latticegnn.lattice.spec import LatticeSpec as LatticeSpec
 from latticegnn.lattice.spec import Tier as Tier
 from latticegnn.lattice.spread import Learned as Learned

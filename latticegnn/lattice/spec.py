@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 Boundary = Literal["open", "periodic", "reflecting", "absorbing"]
+Keep = Literal["cells", "ratios"]
 
 #: Radii such as 0.2 · 15 land exactly on distances between cells, so rounding would decide who is a neighbour. Every
 #: comparison of a distance with a radius widens the radius by this relative amount.
@@ -178,6 +179,24 @@ class LatticeSpec:
     def _bounded(self, name: Boundary) -> tuple[bool, bool, bool]:
         x, y, z = self.boundaries
         return (x == name, y == name, z == name)
+
+    def resized(self, shape: tuple[int, int, int], keep: Keep = "cells") -> LatticeSpec:
+        """Return the lattice with other sides and all else the same.
+
+        Args:
+            shape: Cells along x, y and z.
+            keep: ``"cells"``: the three radii stay as they are, in cells, and so do a cell's neighbours. ``"ratios"``:
+                they stay the same parts of the longest side, so that neighbourhoods grow with the lattice.
+
+        Raises:
+            ValueError: ``shape`` breaks the class's rule, or ``keep`` is unknown.
+        """
+        _one_of("keep", keep, get_args(Keep))
+        radii = self.thresholds if keep == "cells" else self.radii
+        if keep == "ratios" and radii is not None:
+            local, functional, distant = (_cells(r * max(_shape(shape)) / max(self.shape)) for r in radii)
+            radii = (local, functional, distant)
+        return dataclasses.replace(self, shape=shape, radii=radii)
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as JSON-safe values; :meth:`from_dict` gives the spec back."""

@@ -19,6 +19,7 @@ from latticegnn.nn.embedding import Interior as Interior
 from latticegnn.nn.embedding import LatticeToEmbeddingExtractor as LatticeToEmbeddingExtractor
 from latticegnn.nn.embedding import Readout as Readout
 from latticegnn.nn.embedding import VolumeStateInitializer as VolumeStateInitializer
+from latticegnn.nn.embedding import check_embeddings as check_embeddings
 from latticegnn.nn.execution import Execution as Execution
 from latticegnn.nn.execution import bind_step as bind_step
 from latticegnn.nn.execution import check_execution as check_execution
@@ -36,6 +37,9 @@ from latticegnn.nn.gradient import Implicit as Implicit
 from latticegnn.nn.gradient import build_gradient as build_gradient
 from latticegnn.nn.gradient import check_gradient as check_gradient
 from latticegnn.nn.halting import Halting as Halting
+from latticegnn.nn.image import PortImage as PortImage
+from latticegnn.nn.image import PortMap as PortMap
+from latticegnn.nn.image import port_maps as port_maps
 from latticegnn.nn.modes import build_modes as build_modes
 from latticegnn.nn.routing import ZoneRouter as ZoneRouter
 from latticegnn.nn.shift import start_shift as start_shift

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from latticegnn.aggregate import COMPONENTS, Moment, aggregator
-from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset
+from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset, stencil
 from latticegnn.nn.classpath import build
 from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
 from latticegnn.nn.soft_tiers import SoftTiers
@@ -63,6 +64,7 @@ class LatticeCell(MessagePassing):
             states are multiplied before they are averaged.
         soft_tiers: Learn where tiers end: the softness of their edges in cells, see `SoftTiers`. All three tiers then
             reach other cells. None for the lattice's own, hard tiers.
+        reference: The lattice whose units the weights are in, where they come from another one, see `slope_units`.
 
     Shapes:
         - input: state [B, N, F]
@@ -85,8 +87,14 @@ class LatticeCell(MessagePassing):
         backend: str = "auto",
         radial: bool = False,
         soft_tiers: float | None = None,
+        reference: LatticeSpec | None = None,
     ) -> None:
         super().__init__(aggr="sum", node_dim=0)
+        if reference is not None and soft_tiers is not None:
+            raise ValueError(
+                "soft tiers belong to the lattice they were learned on; got weights in the units of another one, "
+                f"{reference}; train with soft_tiers: null to change a model's size."
+            )
         if radial and soft_tiers is not None:
             raise ValueError(
                 "distances are weighted one by one (radial) or by soft tiers; got radial: true beside soft_tiers: "
@@ -107,6 +115,8 @@ class LatticeCell(MessagePassing):
         self._size = EdgeIndex(
             torch.empty(2, 0, dtype=torch.long), sparse_size=(self.num_nodes, self.num_nodes), sort_order="col"
         )
+        self.units: Tensor | None
+        self.register_buffer("units", _units(lattice, reference, self.reaching), persistent=False)
         width = sum(COMPONENTS[m] for m in MOMENTS) * channels
         self.experts = nn.ModuleDict()
         for tier in present:
@@ -187,10 +197,13 @@ class LatticeCell(MessagePassing):
         for axis, speed in enumerate(velocity):
             start = first + (1 + axis) * self.channels
             if speed != 0:
-                weight[:, start : start + self.channels] -= eye * (speed / self.spread[tier][axis])
+                unit = 1.0 if self.units is None else float(self.units[self.reaching.index(tier), 1 + axis])
+                weight[:, start : start + self.channels] -= eye * (speed / self.spread[tier][axis] / unit)
 
     def _by_tier(self, inputs: Tensor) -> dict[str, Tensor]:
         rows = sum(COMPONENTS[m] for m in MOMENTS)
+        if self.units is not None:
+            inputs = inputs * self.units.to(inputs).view(-1, 1, 1, 1)
         parts = inputs.split(rows) if self.reaching else ()
         return {
             tier.name.lower(): part.permute(1, 2, 0, 3).flatten(2)
@@ -225,6 +238,47 @@ def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
         return mean_square_offset(lattice)
     chosen = {tier: lattice.edge_offset[lattice.edge_tier == int(tier)] for tier in Tier}
     return {t: offset.double().square().mean(dim=0).tolist() for t, offset in chosen.items() if len(offset)}
+
+
+def _units(lattice: LatticeSpec | Data, reference: LatticeSpec | None, tiers: Sequence[Tier]) -> Tensor | None:
+    """Return what each tier's moments are multiplied by [tiers, 4]; None for ones."""
+    if reference is None:
+        return None
+    if not isinstance(lattice, LatticeSpec):
+        raise ValueError(
+            "a cell with a reference is built on a LatticeSpec, whose radii can be compared; got a graph; pass its "
+            "spec."
+        )
+    return torch.tensor([[1.0, *slope_units(lattice, reference, tier)] for tier in tiers])
+
+
+def slope_units(spec: LatticeSpec, reference: LatticeSpec, tier: Tier) -> list[float]:
+    r"""Return the factors along x, y and z that give a tier's first moment the meaning it has on a reference lattice.
+
+    On a smooth state the first moment is the slope times the tier's mean square offset s, so that fixed weights would
+    carry a signal at a speed that grows as s, while a step of the neighbours' mean is stable up to one that grows as
+    :math:`\sqrt{s}` (Courant, Friedrichs & Lewy, 1928). The factors
+
+    .. math::
+        \sqrt{s_\text{ref} / s}
+
+    measure offsets and slopes in the tier's root mean square offset: what is stable stays so. They are 1 where the
+    neighbours are the same.
+
+    Args:
+        spec: The lattice.
+        reference: The lattice that the weights belong to.
+        tier: The tier; where one of the two lattices has no neighbours in it, the factors are 1.
+    """
+    own, other = (_offset_variance(lattice, tier) for lattice in (spec, reference))
+    return [math.sqrt(b / a) if a > 0 and b > 0 else 1.0 for a, b in zip(own, other, strict=True)]
+
+
+def _offset_variance(spec: LatticeSpec, tier: Tier) -> list[float]:
+    """Return a tier's mean square offset around a cell far from all borders."""
+    parts = stencil(spec)
+    squares = parts.offsets[parts.tier == tier].double().square()
+    return squares.mean(dim=0).tolist() if len(squares) else [0.0] * 3
 
 
 def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: int, moments: int) -> nn.Module:

@@ -165,6 +165,21 @@ class LatticeToEmbeddingExtractor(nn.Module):
         return states @ self.read if self.readout == "ports" else states.flatten(1)
 
 
+def check_embeddings(embedding: Tensor, dim: int) -> None:
+    """Raise ValueError unless embeddings are finite and have shape [B, dim]."""
+    if embedding.dim() != 2 or embedding.shape[1] != dim:
+        raise ValueError(
+            f"embeddings must have shape [B, D] with D = {dim}; got {list(embedding.shape)}; embed with the "
+            "teacher this model was built for."
+        )
+    finite = torch.isfinite(embedding).all(dim=1)
+    if not bool(finite.all()):
+        raise ValueError(
+            f"embeddings must be finite; got nan or inf in {int((~finite).sum())} of {len(finite)} rows, first in "
+            f"row {int((~finite).nonzero()[0])}; drop these rows or embed their texts again."
+        )
+
+
 def _near_first(channels: int) -> Tensor:
     """Make a vector that carries a number on channel 0 and a little of it on the others."""
     vector = 0.3 * torch.randn(channels)

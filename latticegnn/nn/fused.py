@@ -202,6 +202,9 @@ def fold(cell: LatticeCell) -> tuple[Tensor, list[Tensor], Tensor, Small]:
         source = _branch(cell, name).source
         if source is not None:
             others[source] = torch.cat([others[source], first.weight[:, channels:]])
+    if cell.units is not None:  # the moments' factors, folded into what multiplies them
+        units = cell.units.to(step).repeat_interleave(channels, dim=1)
+        others = [weight * factor for weight, factor in zip(others, units, strict=True)]
     own.append(gate * cell.norm.weight)
     small = Small(
         bias=torch.cat(bias),

@@ -219,6 +219,41 @@ def _frame(axes: Axes, along: str) -> None:
     axes.set_ylim(0, 1)
 
 
+@styled
+def retention_curve(rows: Sequence[Mapping[str, Any]], trained: Sequence[int]) -> Figure:
+    """Draw what a cell keeps of its quality on lattices of other sizes, before and after a short training there.
+
+    Args:
+        rows: As `latticegnn.analysis.retention` gives them.
+        trained: Shape of the lattice that the cell was trained on; a dotted line marks it.
+
+    Raises:
+        ValueError: When there is no row.
+    """
+    if not rows:
+        raise ValueError("A retention curve needs the row of at least one size; received none. Evaluate a size first.")
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {"cells": BLUE, "ratios": VERMILLION}
+    for keep in dict.fromkeys(row["keep"] for row in rows):
+        own = [row for row in rows if row["keep"] == keep]
+        sides = [math.prod(row["shape"]) ** (1 / 3) for row in own]
+        label = f"radii kept in {keep}"
+        axes.plot(sides, [row["retention"] for row in own], "o--", color=colours[keep], label=f"{label}, zero-shot")
+        if all("tuned_retention" in row for row in own):
+            tuned = [row["tuned_retention"] for row in own]
+            axes.plot(sides, tuned, "o-", color=colours[keep], label=f"{label}, fine-tuned")
+    axes.axhline(1, color=GREY, linewidth=0.8)
+    axes.axvline(math.prod(trained) ** (1 / 3), color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_ylim(bottom=min(0, max(-0.5, axes.get_ylim()[0])), top=max(1.1, min(1.5, axes.get_ylim()[1])))
+    axes.set_title("What a trained cell keeps at other sizes")
+    axes.set_xlabel("cells along a side (cube root of their number)")
+    axes.set_ylabel("retention of explained variance")
+    axes.grid(axis="y")
+    axes.legend(loc="best")
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG at 150 dpi; the file appears whole or not at all, equal for equal figures.
 

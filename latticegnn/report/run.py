@@ -7,17 +7,18 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from latticegnn.report.plots import gate_usage, honest_table, loss_curves, save
+from latticegnn.report.plots import gate_usage, honest_table, loss_curves, retention_curve, save
 
 CURVES = ("loss", "fvu", "cosine", "mrr@10")
 
 
 def draw_run(folder: Path) -> None:
-    """Draw loss curves, honest table and gate usage of a run as PNG files in its folder ``figures``.
+    """Draw loss curves, honest table, gate usage and retention of a run as PNG files in its folder ``figures``.
 
     Args:
         folder: A run folder with ``metrics.json`` and, where the run logged to CSV, ``logs/metrics.csv``; a run that
-            went on after update u logged into ``logs-from-u`` from there on.
+            went on after update u logged into ``logs-from-u`` from there on. Where the run's model was evaluated at
+            other sizes, also ``sizes.json``.
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
@@ -25,6 +26,9 @@ def draw_run(folder: Path) -> None:
     for metric in ("mrr@10", "fvu"):
         if metric in rows[0]:
             save(honest_table(rows, metric), figures / f"table_{metric.partition('@')[0]}.png")
+    if (folder / "sizes.json").is_file():
+        sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+        save(retention_curve(sizes["sizes"], sizes["trained"]), figures / "retention.png")
     history = read_history(folder)
     if not history:
         return

@@ -216,7 +216,7 @@ class Run:
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = self.model.mapper.ports
+        code = self.model.transformer.encoder.out_features
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:

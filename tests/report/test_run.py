@@ -78,3 +78,11 @@ def test_what_was_logged_after_a_checkpoint_gives_way_to_what_came_from_it(tmp_p
         (tmp_path / name / "metrics.csv").write_text(f"epoch,step,train/loss\n{rows}")
     (tmp_path / "logs-from-13").mkdir()  # killed before anything was logged
     assert read_history(tmp_path) == {"train/loss": [(0, 4), (4, 4), (5, 11), (8, 11), (10, 12), (12, 12)]}
+
+
+def test_a_run_that_was_resized_has_its_curve(folder) -> None:
+    own = {"keep": "cells", "shape": [8, 8, 8], "retention": 1.0, "tuned_retention": 1.0}
+    sizes = [own, {**own, "shape": [16, 16, 16], "retention": -3.0}, {**own, "keep": "ratios", "tuned_retention": 0.9}]
+    (folder / "sizes.json").write_text(json.dumps({"trained": [8, 8, 8], "rows": 9, "sizes": sizes}))
+    draw_run(folder)
+    assert drawn(folder) == {"table_fvu.png", "retention.png"}
