@@ -13,12 +13,12 @@ ROOT = Path(__file__).parents[2]
 def test_it_times_the_real_trainer_and_leaves_nothing_behind(tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     small = ["--model.spec.shape", "[3, 3, 5]", "--model.spec.radii", "[0.5, 1.0, 1.5]", "--model.steps", "5"]
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     found = trainer.pace(ROOT / "configs" / "default.yaml", 1, windows=2, extra=[*small, "--model.channels", "4"])
     assert (len(found.wall), len(found.trainer), len(found.plain)) == (2, 2, 2)
     assert min(found.wall + found.trainer + found.plain) > 0
     assert (torch.get_num_threads(), list(tmp_path.iterdir())) == (threads, [])
-    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
     assert capfd.readouterr() == ("", "")
 
 
