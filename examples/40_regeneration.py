@@ -20,14 +20,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 import latticegnn as lg
-from latticegnn.analysis import RandomRegion, explained, recovery
+from latticegnn.analysis import RandomRegion, explained, recovered_in, recovery
 from latticegnn.report import recovery_curves, save
 from latticegnn.training.experiment import load_experiment, run_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "experiments" / "regeneration.yaml"
 AT, AFTER = 12, 10  # the blow's step, and the steps after it that are looked at: no further than training went
-SHOWN = (2, 4, 6, 8, 10)
+SHOWN = (0, 2, 4, 6, 8, 10)
 NAMES = {"damage": "trained with damage", "twin": "trained without"}
 Course = list[dict[str, float]]
 LESIONS = [RandomRegion(0.25, shape, seed) for shape in ("sphere", "box", "half") for seed in range(4)]
@@ -65,6 +65,18 @@ def average(courses: list[Course]) -> Course:
     ]
 
 
+def told(courses: list[Course]) -> str:
+    """Return the figures of a lattice: quality before and after, what came back, how soon, and the worst lesion."""
+    course = average(courses)
+    before, after = course[AT]["intact"], [course[AT + k]["lesioned"] for k in SHOWN]
+    worst = min(own[-1]["lesioned"] / own[AT]["intact"] for own in courses)
+    soon = recovered_in(course, AT)
+    return (
+        f"{before:9.3f}" + "".join(f"{value:7.3f}" for value in after) + f"{after[-1] / before:11.1%}"
+        f"{(after[-1] - after[0]) / (before - after[0]):10.1%}{'never' if soon is None else soon:>9}{worst:8.1%}"
+    )  # fmt: skip
+
+
 def main() -> None:
     """Train both lattices, strike them, print how far they heal, and draw it."""
     parser = argparse.ArgumentParser(description="A quarter of the cube dies.")
@@ -78,26 +90,18 @@ def main() -> None:
     data = lg.EmbeddingData(task="vectors", path=given.folder / "digits.npy", limit=None)
     data.prepare()
     inputs, mean = data.splits["test"].tensors()[0], data.splits["train"].tensors()[0].mean(dim=0)
-    print(f"explained variance of {len(inputs)} held-out digits; a quarter of the cells is lost after step {AT}")
-    print(
-        "lattice  seed   before   after 0" + "".join(f"{k:>8}" for k in SHOWN) + "   of before   of the loss, returned"
-    )
+    lesions = LESIONS[:: 4 if given.quick else 1]
+    print(f"explained variance of {len(inputs)} held-out digits before and so many steps after a blow at step {AT}")
+    print("lattice seed   before" + "".join(f"{f'+{k}':>7}" for k in SHOWN) + "  of before  returned  95 % in   worst")
     found: dict[str, list[Course]] = {}
     for variant in ("damage", "twin"):
         for seed in load_experiment(file).seeds:
-            done = folder.glob(
-                f"{variant}-seed{seed}-*/metrics.json"
-            )  # of several the last, should settings have changed
+            # Should settings have changed, there are several: the last one counts.
+            done = folder.glob(f"{variant}-seed{seed}-*/metrics.json")
             run = max(done, key=lambda metrics: metrics.stat().st_mtime).parent
-            course = average(measure(run, inputs, mean, LESIONS[:: 4 if given.quick else 1]))
-            found.setdefault(NAMES[variant], []).append(course)
-            before, struck = course[AT]["intact"], course[AT]["lesioned"]
-            healed = [course[AT + k]["lesioned"] for k in SHOWN]
-            print(
-                f"{variant:<8} {seed:>4}   {before:.3f}    {struck:.3f}  "
-                + "".join(f"{value:8.3f}" for value in healed)
-                + f"   {healed[-1] / before:8.1%}   {(healed[-1] - struck) / (before - struck):8.1%}"
-            )
+            courses = measure(run, inputs, mean, lesions)
+            print(f"{variant:<7} {seed:>4}{told(courses)}")
+            found.setdefault(NAMES[variant], []).append(average(courses))
     save(recovery_curves(found, AT), given.folder / "regeneration.png")
     print(f"drawn in {given.folder / 'regeneration.png'}")
 
