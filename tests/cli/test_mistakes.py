@@ -33,7 +33,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     ),
     "wrong choice in a union": (
         (*FIT, "--model.spec.boundary", "opn"),
-        ("one of open, periodic or a list of 3", "got opn", "did you mean 'open'?"),
+        ("one of open, periodic, reflecting, absorbing or a list of 3", "got opn", "did you mean 'open'?"),
     ),
     "wrong choice in a list": (
         (*FIT, "--baselines", "[men]"),
