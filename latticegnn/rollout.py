@@ -59,7 +59,8 @@ class LatticeOutput:
 class Rollout:
     r"""The states of a batch from step 0 on: :math:`x^{k+1} = I(H(\mathrm{Mode}(x^k)), k + 1)`.
 
-    H holds the clamped cells at their values, I is the intervention.
+    H holds the clamped cells at their values, I is the intervention. What it changes goes on at rest: no
+    `Wave` remembers what was there.
 
     Args:
         advance: The cell's step, nodes first, [N, B, F] -> [N, B, F].
@@ -126,6 +127,9 @@ class Rollout:
         state, self._memory = self._moved(self._state, self._memory, self.first + self.taken)
         self.taken += 1
         self._state = self._constrained(state)
+        if self.intervene is not None and self._memory:
+            changed = (self._state != state).transpose(0, 1)
+            self._memory = self.dynamics.rest(self._memory, self.state, changed)
         return self.state
 
     def _moved(self, state: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
