@@ -134,8 +134,8 @@ class Implicit(GradientMode):
         """Raise ValueError: a loss wants a rollout's states."""
         raise ValueError(
             "a trajectory's gradient runs through the steps, and gradient: implicit keeps none of them; got a loss on "
-            "a trajectory; leave out loss terms on rollouts, look at rollouts under torch.no_grad(), or take another "
-            "gradient."
+            "a trajectory; leave out loss terms on rollouts and halting heads, look at rollouts under torch.no_grad(), "
+            "or take another gradient."
         )
 
     def attach(self, step: Map, state: Tensor) -> Tensor:
