@@ -178,7 +178,6 @@ class LatticeModel(nn.Module):
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
-        self.stopping = None if stopping is None else self.build_stopping(stopping)
         if clamp and bool(torch.isin(self.output_nodes, self.input_nodes).any()):
             raise ValueError(
                 f"a clamped cell's state says nothing, so no output port may be one; got clamp with inputs on "
@@ -198,6 +197,7 @@ class LatticeModel(nn.Module):
             self.extractor = LatticeToEmbeddingExtractor(readout, read, channels)
             self.transformer = EmbeddingTransformer(embedding_dim, code, self.extractor.width)
             self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
+            self.stopping = None if stopping is None else self.build_stopping(stopping)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps; in evaluation as far as its ``stopping`` says, where it has one."""
