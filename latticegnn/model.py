@@ -223,12 +223,13 @@ class LatticeModel(nn.Module):
                 their input ports.
             intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`; with ``steps`` given
                 where the model has a ``stopping``, as samples that stop leave the batch.
-            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too, where the
-                gradient is the full one.
+            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too, with a
+                gradient through all steps: not beside truncated or implicit ones.
             ports: Output ports to read, the first ones in the placement's order; see `OutputSurface.keep`.
         """
         own = None if self.training else self.stopping
-        rule = ending(own, self.build_stopping, steps, stopping, intervene)
+        mode = self.gradient if self.training and torch.is_grad_enabled() else None
+        rule = ending(own, self.build_stopping, steps, stopping, intervene, mode)
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latticegnn.nn import Dynamics, GradientMode, Implicit, Plain, Stopping
 from latticegnn.nn.dynamics import Memory
+from latticegnn.nn.gradient import Truncated
 
 Intervention = Callable[[Tensor, int], Tensor]
 """Changes states [B, N, F] between two steps; called with the number of steps taken, 0 before the first."""
@@ -197,6 +198,7 @@ def ending(
     steps: int | None,
     stopping: Stopping | Mapping[str, Any] | None,
     intervene: Intervention | None,
+    gradient: GradientMode | None = None,
 ) -> Stopping | None:
     """Choose the rule that ends a rollout; None where all samples take the same number of steps.
 
@@ -206,12 +208,20 @@ def ending(
         steps: As given for the rollout.
         stopping: As given for the rollout.
         intervene: As given for the rollout.
+        gradient: The way back that is asked for; None where none is.
 
     Raises:
-        ValueError: For steps beside a rule, an intervention beside a rule, or settings of a learned head.
+        ValueError: For steps beside a rule, an intervention beside a rule, settings of a learned head, or a rule in
+            training whose steps the gradient would not go all the way back through.
     """
     if stopping is not None and steps is not None:
         raise ValueError(f"steps and stopping exclude each other; got steps={steps} and a rule; drop one of them.")
+    if stopping is not None and isinstance(gradient, Truncated | Implicit):
+        raise ValueError(
+            "samples that stop by themselves have the gradient through all of their steps; got a rule in training "
+            f"beside gradient: {type(gradient).__name__.lower()}; give steps, set gradient to full or checkpointed, or "
+            "look under torch.no_grad()."
+        )
     if isinstance(stopping, Mapping):
         if "halting" in stopping:
             raise ValueError(
