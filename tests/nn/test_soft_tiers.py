@@ -181,8 +181,8 @@ class TestInTheModel:
 
     def test_a_checkpointed_rollout_has_the_same_gradient(self) -> None:
         found = []
-        for checkpoint in (False, True):
-            model = self.model(soft_tiers=0.2, checkpoint=checkpoint)
+        for gradient in ("full", "checkpointed"):
+            model = self.model(soft_tiers=0.2, gradient=gradient)
             model(torch.ones(2, 12)).embedding.square().sum().backward()
             found.append(model.cell.aggregator.shift.grad)
         assert torch.equal(*found)
