@@ -178,7 +178,6 @@ class LatticeModel(nn.Module):
         self._told: set[str] = set()
         self.register_buffer("input_nodes", inputs.nodes(spec), persistent=False)
         self.register_buffer("output_nodes", outputs.nodes(spec), persistent=False)
-        self.stopping = None if stopping is None else self.build_stopping(stopping)
         if clamp and bool(torch.isin(self.output_nodes, self.input_nodes).any()):
             raise ValueError(
                 f"a clamped cell's state says nothing, so no output port may be one; got clamp with inputs on "
@@ -198,6 +197,7 @@ class LatticeModel(nn.Module):
             self.extractor = LatticeToEmbeddingExtractor(readout, read, channels)
             self.transformer = EmbeddingTransformer(embedding_dim, code, self.extractor.width)
             self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
+            self.stopping = None if stopping is None else self.build_stopping(stopping)
 
     def forward(self, embedding: Tensor) -> LatticeOutput:
         """Roll out the model's own number of steps; in evaluation as far as its ``stopping`` says, where it has one."""
@@ -223,12 +223,13 @@ class LatticeModel(nn.Module):
                 their input ports.
             intervene: Changes the states between steps, see `latticegnn.rollout.Intervention`; with ``steps`` given
                 where the model has a ``stopping``, as samples that stop leave the batch.
-            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too, where the
-                gradient is the full one.
+            stopping: A rule, or its settings, in place of the model's own; acts in training mode, too, with a
+                gradient through all steps: not beside truncated or implicit ones.
             ports: Output ports to read, the first ones in the placement's order; see `OutputSurface.keep`.
         """
         own = None if self.training else self.stopping
-        rule = ending(own, self.build_stopping, steps, stopping, intervene)
+        mode = self.gradient if self.training and torch.is_grad_enabled() else None
+        rule = ending(own, self.build_stopping, steps, stopping, intervene, mode)
         count = self.steps if steps is None else steps
         if count < 0:
             raise ValueError(f"steps must not be negative; got {count}; take 0 or more.")

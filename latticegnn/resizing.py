@@ -33,15 +33,15 @@ def rebuilt(model: Model, shape: tuple[int, int, int], steps: int | None, keep: 
     new = type(model)(**decoded(resized_settings(settings, shape, steps, keep), list(settings)))
     weights = model.state_dict()
     check_weights(weights, new.state_dict())
-    new.load_state_dict(weights)
+    new.to(next(model.parameters())).load_state_dict(weights)
     new.teacher = model.teacher
-    return new.to(next(model.parameters())).train(model.training)
+    return new.train(model.training)
 
 
 def resized_settings(
     settings: Mapping[str, Any], shape: tuple[int, int, int], steps: int | None, keep: Keep
 ) -> dict[str, Any]:
-    """Return a model's settings on a lattice of another shape.
+    """Return a model's settings on a lattice of another shape; the limits of its stopping grow as its steps do.
 
     Args:
         settings: The model's own, as `LatticeModel.settings` holds them.
@@ -61,10 +61,18 @@ def resized_settings(
     spec = LatticeSpec.from_dict(settings["spec"])
     new = spec.resized(shape, keep)
     inputs, outputs = (Ports.from_dict(settings[end]) for end in ("inputs", "outputs"))
+    count = scaled_steps(spec, new, inputs, outputs, settings["steps"]) if steps is None else steps
+    stopping = settings["stopping"]
+    if stopping is not None:
+        least = steps_needed(new, inputs, outputs) if settings["require_light_cone"] else 1
+        limits = {name: stopping[name] for name in ("min_steps", "max_steps") if stopping.get(name) is not None}
+        scaled = {name: max(least, math.ceil(limit * count / settings["steps"])) for name, limit in limits.items()}
+        stopping = {**stopping, **scaled}
     return {
         **settings,
         "spec": new.to_dict(),
-        "steps": scaled_steps(spec, new, inputs, outputs, settings["steps"]) if steps is None else steps,
+        "steps": count,
+        "stopping": stopping,
         "reference": settings["reference"] or spec.to_dict(),
     }
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from latticegnn.nn import Dynamics, GradientMode, Implicit, Plain, Stopping
 from latticegnn.nn.dynamics import Memory
+from latticegnn.nn.gradient import Truncated
 
 Intervention = Callable[[Tensor, int], Tensor]
 """Changes states [B, N, F] between two steps; called with the number of steps taken, 0 before the first."""
@@ -59,7 +60,8 @@ class LatticeOutput:
 class Rollout:
     r"""The states of a batch from step 0 on: :math:`x^{k+1} = I(H(\mathrm{Mode}(x^k)), k + 1)`.
 
-    H holds the clamped cells at their values, I is the intervention.
+    H holds the clamped cells at their values, I is the intervention. What it changes goes on at rest: no
+    `Wave` remembers what was there.
 
     Args:
         advance: The cell's step, nodes first, [N, B, F] -> [N, B, F].
@@ -126,6 +128,9 @@ class Rollout:
         state, self._memory = self._moved(self._state, self._memory, self.first + self.taken)
         self.taken += 1
         self._state = self._constrained(state)
+        if self.intervene is not None and self._memory:
+            changed = (self._state != state).transpose(0, 1)
+            self._memory = self.dynamics.rest(self._memory, self.state, changed)
         return self.state
 
     def _moved(self, state: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
@@ -193,6 +198,7 @@ def ending(
     steps: int | None,
     stopping: Stopping | Mapping[str, Any] | None,
     intervene: Intervention | None,
+    gradient: GradientMode | None = None,
 ) -> Stopping | None:
     """Choose the rule that ends a rollout; None where all samples take the same number of steps.
 
@@ -202,12 +208,20 @@ def ending(
         steps: As given for the rollout.
         stopping: As given for the rollout.
         intervene: As given for the rollout.
+        gradient: The way back that is asked for; None where none is.
 
     Raises:
-        ValueError: For steps beside a rule, an intervention beside a rule, or settings of a learned head.
+        ValueError: For steps beside a rule, an intervention beside a rule, settings of a learned head, or a rule in
+            training whose steps the gradient would not go all the way back through.
     """
     if stopping is not None and steps is not None:
         raise ValueError(f"steps and stopping exclude each other; got steps={steps} and a rule; drop one of them.")
+    if stopping is not None and isinstance(gradient, Truncated | Implicit):
+        raise ValueError(
+            "samples that stop by themselves have the gradient through all of their steps; got a rule in training "
+            f"beside gradient: {type(gradient).__name__.lower()}; give steps, set gradient to full or checkpointed, or "
+            "look under torch.no_grad()."
+        )
     if isinstance(stopping, Mapping):
         if "halting" in stopping:
             raise ValueError(

@@ -191,6 +191,27 @@ def test_weights_tied_to_the_size_are_named(refuses) -> None:
     assert few.resized((9, 9, 9)).transformer.encoder.out_features == 4, "four corners at every size"
 
 
+def test_weights_keep_their_digits() -> None:
+    model = shaken(make().double())
+    resized = model.resized((6, 6, 6))
+    for name, value in model.state_dict().items():
+        assert torch.equal(resized.state_dict()[name], value)
+
+
+def test_the_limits_of_stopping_grow_as_the_steps_do() -> None:
+    rule = {"relative": {"tolerance": 0.1}, "patience": 2}
+
+    def limits(steps: int | None = None, **given: int) -> tuple[int, int, int, int]:
+        model = make(stopping=rule | given).resized((9, 9, 9), steps)
+        assert model.stopping is not None
+        assert model.settings["stopping"] == rule | {name: getattr(model.stopping, name) for name in given}
+        return model.stopping.min_steps, model.stopping.max_steps, model.stopping.patience, model.steps
+
+    assert limits() == (8, 10, 2, 10), "the light cone's need and the model's own steps, as they are by default"
+    assert limits(min_steps=5, max_steps=15) == (10, 30, 2, 10)
+    assert limits(8, min_steps=4, max_steps=4) == (8, 8, 2, 8), "never below the light cone"
+
+
 def test_a_reference_needs_a_spec(refuses) -> None:
     with refuses("built on a LatticeSpec", "got a graph", "pass its spec"):
         LatticeCell(make().graph, 3, 4, reference=SPEC)

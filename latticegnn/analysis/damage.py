@@ -209,8 +209,7 @@ def _course(model: LatticeModel, inputs: Tensor, targets: Tensor, quality: Quali
     for batch in inputs.split(BATCH):
 
         def read(state: Tensor, taken: int, batch: Tensor = batch) -> Tensor:
-            # The class's own: the model's may be under the lesion, whose steps it would count anew.
-            answers[taken].append(LatticeModel.rollout(model, batch, 0, start=state).embedding)
+            answers[taken].append(model.read(batch, state)[0])
             return state
 
         model.rollout(batch, steps, intervene=read)

@@ -68,10 +68,12 @@ def sheet(model: LatticeModel) -> LatticeModel:
     spec, faces = model.spec, (model.inputs.face, model.outputs.face)
     axis = "xyz".find(faces[0][0])
     opposite = axis >= 0 and faces[0][0] == faces[1][0] and faces[0] != faces[1]
-    if not opposite or {model.inputs.placement, model.outputs.placement} != {"full"}:
+    port_map = model.settings["port_map"]
+    if not opposite or {model.inputs.placement, model.outputs.placement} != {"full"} or port_map != "direct":
         raise ValueError(
-            f"the rung sheet needs full ports on two opposite faces; got {model.inputs.placement} {faces[0]} and "
-            f"{model.outputs.placement} {faces[1]}; leave sheet out of baselines."
+            "the rung sheet needs full ports on two opposite faces, each with a number of its own; got "
+            f"{model.inputs.placement} {faces[0]} and {model.outputs.placement} {faces[1]} with port_map: {port_map}; "
+            "leave sheet out of baselines."
         )
     depth = spec.shape[axis]
     others = {spec.boundaries[a] for a in range(3) if a != axis}
@@ -209,6 +211,7 @@ def _random_cell(model: LatticeModel) -> LatticeCell:
             backend,
             given["radial"],
             given["soft_tiers"],
+            model.reference,
         )
     return cell.to(model.decoder.weight)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from latticegnn.analysis.silence import When, silent_expert, silent_ports, silent_tier
 from latticegnn.lattice.spec import did_you_mean
-from latticegnn.model import LatticeModel, LatticeOutput
-from latticegnn.rollout import Intervention
+from latticegnn.model import LatticeModel
+from latticegnn.rollout import Intervention, Rollout
 
 
 class Lesion(ABC):
@@ -93,16 +93,17 @@ class LostPorts(Lesion):
                 f"ports are lost for a whole rollout; got first {when.first}, once {when.once}; leave both out, or "
                 "silence the ports' cells."
             )
-        nodes = model.input_nodes if self.side == "inputs" else model.output_nodes
-        return silent_ports(model, self.side, scattered(len(nodes), self.part, self.seed))
+        ports = model.inputs if self.side == "inputs" else model.outputs
+        return silent_ports(model, self.side, scattered(ports.count(model.spec), self.part, self.seed))
 
 
 @contextmanager
 def lesioned(model: LatticeModel, *lesions: Lesion, first: int = 0, once: bool = False) -> Iterator[LatticeModel]:
-    """Let a model's rollouts run under lesions, without gradients; everything is as before when the context ends.
+    """Let a model's rollouts run under lesions; everything is as before when the context ends.
 
     All executions are right under all lesions. A cell with a silenced expert cannot be fused, so its steps are computed
-    as the cell reads, as the log says. The lesions act before a rollout's own ``intervene``. Contexts nest.
+    as the cell reads, as the log says. The lesions act before a rollout's own ``intervene``, and on each sample by
+    itself, so that a model may stop as it does without them. `LatticeModel.rollout` takes no gradient. Contexts nest.
 
     Args:
         model: Changed while the context lasts.
@@ -120,27 +121,21 @@ def lesioned(model: LatticeModel, *lesions: Lesion, first: int = 0, once: bool =
     with ExitStack() as stack:
         acting = [stack.enter_context(lesion.silences(model, when)) for lesion in lesions]
         between = [act for act in acting if act is not None]
-        inner = model.rollout
+        inner = model.begin
 
-        @torch.no_grad()
-        def rollout(
-            embedding: Tensor,
-            steps: int | None = None,
-            trajectory: bool = False,
-            start: Tensor | None = None,
-            intervene: Intervention | None = None,
-        ) -> LatticeOutput:
+        def begin(embedding: Tensor, start: Tensor | None = None, intervene: Intervention | None = None) -> Rollout:
             given = between if intervene is None else [*between, intervene]
-            return inner(embedding, steps, trajectory, start, _one_after_another(given))
+            return inner(embedding, start, _one_after_another(given))
 
-        own = model.__dict__.get("rollout")  # that of a context outside of this one
-        model.__dict__["rollout"] = rollout
+        changed = {"begin": begin, "rollout": torch.no_grad()(model.rollout)}
+        own = {name: model.__dict__[name] for name in changed if name in model.__dict__}  # of a context outside
+        model.__dict__.update(changed)
         try:
             yield model
         finally:
-            del model.__dict__["rollout"]
-            if own is not None:
-                model.__dict__["rollout"] = own
+            for name in changed:
+                del model.__dict__[name]
+            model.__dict__.update(own)
 
 
 def _one_after_another(interventions: Sequence[Intervention]) -> Intervention | None:

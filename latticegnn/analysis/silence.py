@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from latticegnn.aggregate import COMPONENTS, Aggregator
 from latticegnn.model import LatticeModel
+from latticegnn.nn import SoftTiers
 from latticegnn.nn.cell import MOMENTS
 from latticegnn.nn.experts import EdgeExpert
 from latticegnn.rollout import Intervention
@@ -76,23 +77,25 @@ class SilentTier(Aggregator):
     def __init__(self, inner: Aggregator, place: int, switch: Switch) -> None:
         super().__init__(inner)
         self.inner, self.switch, self.backend = inner, switch, inner.backend
-        self.rows = slice(place * ROWS, (place + 1) * ROWS)
+        self.place = place
 
     def _product(self, x: Tensor, weights: Tensor | None) -> Tensor:
-        return self._without(self.inner._product(x, weights))
+        return _without(self.inner._product(x, weights), self.place, self.switch)
 
     def _transposed(self, g: Tensor, weights: Tensor | None) -> Tensor:
-        return self.inner._transposed(self._without(g), weights)
+        return self.inner._transposed(_without(g, self.place, self.switch), weights)
 
     def _slopes(self, x: Tensor, g: Tensor) -> Tensor:
-        return self.inner._slopes(x, self._without(g))
+        return self.inner._slopes(x, _without(g, self.place, self.switch))
 
-    def _without(self, rows: Tensor) -> Tensor:
-        if not self.switch.silent:
-            return rows
-        kept = rows.clone()
-        kept[self.rows] = 0
-        return kept
+
+def _without(rows: Tensor, place: int, switch: Switch) -> Tensor:
+    """Zero a tier's functionals [R, …] while the switch is on."""
+    if not switch.silent:
+        return rows
+    kept = rows.clone()
+    kept[place * ROWS : (place + 1) * ROWS] = 0
+    return kept
 
 
 class SilentExpert(nn.Module):
@@ -150,9 +153,13 @@ def silent_tier(model: LatticeModel, tier: str, when: When) -> Iterator[Interven
             f"a tier whose edges are cut must reach other cells, as {' and '.join(reaching) or 'none'} here do; got "
             f"{tier}, which holds the cell itself alone; cut another, or silence its expert."
         )
-    aggregator = cell.aggregator
+    aggregator, hook = cell.aggregator, None
     if tier in reaching:
-        cell.aggregator = SilentTier(aggregator, reaching.index(tier), switch)
+        place = reaching.index(tier)
+        if isinstance(aggregator, SoftTiers):  # which no execution looks into
+            hook = aggregator.register_forward_hook(lambda module, args, out: _without(out, place, switch))
+        else:
+            cell.aggregator = SilentTier(aggregator, place, switch)
     if isinstance(expert, EdgeExpert):
         cell.experts[tier] = SeveredExpert(expert, switch)
     try:
@@ -160,6 +167,8 @@ def silent_tier(model: LatticeModel, tier: str, when: When) -> Iterator[Interven
     finally:
         cell.aggregator = aggregator
         cell.experts[tier] = expert
+        if hook is not None:
+            hook.remove()
 
 
 @contextmanager
@@ -187,19 +196,11 @@ def silent_ports(model: LatticeModel, side: str, lost: Tensor) -> Iterator[None]
         lost: Which ports, BoolTensor [P].
     """
 
-    def without(states: Tensor) -> Tensor:
+    def without(module: nn.Module, args: Any, states: Tensor) -> Tensor:
         return states.masked_fill(lost.to(states.device).unsqueeze(1), 0)
 
-    def laid(module: nn.Module, args: Any, states: Tensor) -> Tensor:
-        return without(states)
-
-    def read(module: nn.Module, args: Any) -> Any:
-        return without(args[0])
-
-    if side == "inputs":
-        handle = model.mapper.register_forward_hook(laid)
-    else:
-        handle = model.extractor.register_forward_pre_hook(read)
+    # What follows the mapper, and what goes before the surface, are cells or numbers of a code, not ports.
+    handle = (model.mapper if side == "inputs" else model.exit).register_forward_hook(without)
     try:
         yield
     finally:

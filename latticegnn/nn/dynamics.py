@@ -95,6 +95,16 @@ class Dynamics(nn.Module, ABC):
         """Return what the mode remembers before its first step from this state."""
         return self.inner.start(x)
 
+    def rest(self, memory: Memory, x: Tensor, changed: Tensor) -> Memory:
+        """Return the memory where some numbers of the state were changed from outside: these go on at rest.
+
+        Args:
+            memory: What the step gave.
+            x: The state as it was changed [B, N, F].
+            changed: Which of its numbers were, bool [B, N, F].
+        """
+        return self.inner.rest(memory, x, changed)
+
     @abstractmethod
     def forward(self, cell: Cell, x: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
         """Take step number ``at``."""
@@ -116,6 +126,10 @@ class Plain(Dynamics):
     def start(self, x: Tensor) -> Memory:
         """Remember nothing."""
         return ()
+
+    def rest(self, memory: Memory, x: Tensor, changed: Tensor) -> Memory:
+        """Remember nothing still."""
+        return memory
 
     def forward(self, cell: Cell, x: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
         """Apply the cell."""

@@ -82,10 +82,10 @@ def solve_adjoint(
 
 
 def relative_change(after: Tensor, before: Tensor) -> float:
-    """Return ‖after − before‖ / ‖before‖ of the worst sample; states [N, B, F]."""
+    """Return ‖after − before‖ / ‖before‖ of the worst sample, 0 of none; states [N, B, F]."""
     tiny = torch.finfo(before.dtype).tiny
     ratio = (after - before).square().sum((0, 2)) / before.square().sum((0, 2)).clamp_min(tiny)
-    return float(ratio.max().sqrt())
+    return float(ratio.max().sqrt()) if len(ratio) else 0.0
 
 
 class FixedPoint(torch.autograd.Function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from latticegnn.lattice import LatticeSpec
@@ -82,6 +83,11 @@ class Wave(Dynamics):
     def start(self, x: Tensor) -> Memory:
         """Start at rest: the state before is the state."""
         return (x, *self.inner.start(x))
+
+    def rest(self, memory: Memory, x: Tensor, changed: Tensor) -> Memory:
+        """Take what was changed for the state before, too: neither it nor its velocity comes back."""
+        previous, *inner = self._remembered(x, memory)
+        return (torch.where(changed, x, previous), *self.inner.rest(tuple(inner), x, changed))
 
     def forward(self, cell: Cell, x: Tensor, memory: Memory, at: int) -> tuple[Tensor, Memory]:
         """Take a step of the inner mode, keep the velocity and add the wave's force."""

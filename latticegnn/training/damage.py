@@ -144,7 +144,7 @@ class Rehearsal:
         places = torch.randperm(known)[: self.pool.beside(fresh)]
         start = None
         if len(places):
-            own = self.model.rollout(inputs, 0).state
+            own = self.model.begin(inputs).state
             start = torch.cat([own, self.held["states"][places]])
             inputs = torch.cat([inputs, self.held["inputs"][places]])
             targets = torch.cat([targets, self.held["targets"][places]])

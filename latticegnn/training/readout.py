@@ -48,6 +48,7 @@ def refit_readout(
         validation: The rows that decide.
         loss: Weights of the loss.
         span: Fewest and most steps after which a lattice is read, the rows taking turns; after its own unless given.
+            One with ``stopping`` is read where each row stops, as validation reads it.
 
     Returns:
         The penalty chosen; 0 where the decoder was kept.
@@ -87,7 +88,8 @@ def _read(model: nn.Module, inputs: Tensor, span: tuple[int, int] | None, batch_
     batches = inputs.split(batch_size)
     if not isinstance(model, LatticeModel):
         return torch.cat([model(batch).code for batch in batches]), 1
-    code = torch.cat([model(batch).code if span is None else _in_turn(model, batch, *span) for batch in batches])
+    turns = span if model.stopping is None else None
+    code = torch.cat([model(batch).code if turns is None else _in_turn(model, batch, *turns) for batch in batches])
     prefixes = model.exit.prefixes
     return torch.cat([model.exit.keep(code, count) for count in prefixes]), len(prefixes)
 

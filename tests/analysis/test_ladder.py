@@ -92,6 +92,12 @@ def test_parameters_that_are_trained() -> None:
     assert own["maps"] < counts["single_expert"] < own["total"]
 
 
+def test_a_random_cell_is_in_the_units_of_the_lattice_it_stands_in_for() -> None:
+    model = lattice(port_map="bilinear", code_shape=(2, 3)).resized((6, 6, 6), keep="ratios")
+    for name in ("frozen_random", "mean_field"):
+        assert torch.equal(rung(name, model).cell.units, model.cell.units)
+
+
 def test_frozen_random_has_no_shift() -> None:
     model = lattice()
     start = rung("frozen_random", model).cell.bypass.weight
@@ -178,6 +184,7 @@ def test_a_sheet_has_as_many_cells_ports_and_layers(shape, faces, flat) -> None:
         {"outputs": Ports(face="x-")},
         {"inputs": Ports(face="surface")},
         {"inputs": Ports(face="z-", placement="corners")},
+        {"port_map": "bilinear", "code_shape": (2, 3)},
     ],
 )
 def test_a_sheet_needs_two_opposite_faces(ends, refuses) -> None:

@@ -19,7 +19,8 @@ from latticegnn.analysis import (
     When,
     lesioned,
 )
-from latticegnn.lattice import LatticeSpec, coordinates
+from latticegnn.lattice import LatticeSpec, Ports, coordinates
+from latticegnn.lattice.ports import Learned
 from latticegnn.model import LatticeModel
 
 SPEC = LatticeSpec((5, 5, 5), radii=(0.5, 1.0, 1.5))
@@ -115,9 +116,9 @@ def test_nothing_stays_changed(lesion, inputs) -> None:
         model(inputs[0])
     assert torch.equal(model(inputs).state, before.state)
     assert [name for name, _ in model.named_modules()] == names
-    assert "rollout" not in vars(model)
+    assert not {"begin", "rollout"} & set(vars(model))
     assert not model.mapper._forward_hooks
-    assert not model.extractor._forward_pre_hooks
+    assert not model.exit._forward_hooks
 
 
 def test_contexts_nest_and_a_rollouts_own_intervention_comes_after(model, inputs) -> None:
@@ -196,6 +197,83 @@ def test_zero_is_read_from_lost_output_ports(inputs) -> None:
         assert int((model(inputs).code == 0).all(dim=0).sum()) == 5
 
 
+LEARNED = {
+    "inputs": Ports("z-", Learned(count=5)), "outputs": Ports("z+", Learned(count=10)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "settings", [LEARNED, {"port_map": "bilinear", "code_shape": (3, 4)}], ids=["learned", "image"]
+)
+def test_ports_are_lost_as_ports_whatever_lies_between_them_and_cells_or_code(settings, inputs) -> None:
+    model = build(**settings)
+    ports = [ports.count(SPEC) for ports in (model.inputs, model.outputs)]
+    with lesioned(model, LostPorts("inputs")):
+        assert not model.rollout(inputs, 0).state.any()
+    with lesioned(model, LostPorts("outputs")):
+        assert not model(inputs).code.any()
+    found = []
+    for module, side in ((model.mapper, "inputs"), (model.exit, "outputs")):
+        with lesioned(model, LostPorts(side, 0.4)):
+            hook = module.register_forward_hook(lambda module, args, states: found.append(states))
+            model(inputs)
+            hook.remove()
+    lost = [int((states == 0).all(dim=2).all(dim=0).sum()) for states in found]
+    assert lost == [round(0.4 * count) for count in ports]
+
+
+@pytest.mark.parametrize("tier", ["local", "functional", "distant"])
+def test_the_edges_of_a_soft_tier_are_cut(tier, inputs) -> None:
+    model, when = build(soft_tiers=0.2), When(2, once=True)
+    lesion = TierEdges(tier)
+    with lesioned(model, lesion, first=2, once=True):
+        found = model(inputs).state
+    torch.testing.assert_close(found, twin(model, inputs, lesion, when), rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(found, model(inputs).state, rtol=1e-6, atol=1e-6)
+    assert not model.cell.aggregator._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("lesion", "tolerance"),
+    [(Sphere((2, 2, 2), 1.5), 1.0), (TierEdges("distant"), 0.9), (TierExpert("functional"), 1.1), (PORTS[0], 0.8)],
+)
+def test_a_lesioned_model_stops_by_itself(lesion, tolerance, inputs) -> None:
+    model = build(stopping={"relative": {"tolerance": tolerance}, "max_steps": 12}, steps=4)
+    with lesioned(model, lesion, Cells((7,))):
+        out = model(inputs)
+        assert len(out.steps.unique()) > 1, "samples leave at different steps"
+        for row, steps in enumerate(out.steps.tolist()):
+            alone = model.rollout(inputs[row : row + 1], steps)
+            torch.testing.assert_close(out.state[row], alone.state[0], rtol=1e-10, atol=1e-10)
+        free = model.rollout(inputs, stopping={"relative": {"tolerance": 1e-9}, "max_steps": 5})
+        torch.testing.assert_close(free.state, model.rollout(inputs, 5, ports=25).state, rtol=1e-10, atol=1e-10)
+
+
+def test_a_rollout_that_is_read_at_any_time_is_lesioned(model, inputs) -> None:
+    with lesioned(model, Sphere((2, 2, 2), 1.5), TierExpert("functional"), first=1), torch.no_grad():
+        run = model.begin(inputs)
+        for steps in range(1, 4):
+            assert torch.equal(run.step(), model.rollout(inputs, steps).state)
+
+
+def test_a_blow_leaves_a_wave_nothing_to_remember(inputs) -> None:
+    model = build(dynamics={"diffusion": {"rate": 0.1}, "wave": {"speed": 0.3, "damping": 0.1}})
+    cells = Box((0, 0, 0), (5, 5, 5))
+    with lesioned(model, cells, first=3, once=True):
+        struck = model.rollout(inputs, 5, trajectory=True).trajectory
+    empty = model.rollout(inputs, 2, start=torch.zeros(3, 125, 4, dtype=torch.float64), trajectory=True).trajectory
+    assert struck is not None
+    assert empty is not None
+    assert struck[2].abs().max() > 0.1
+    torch.testing.assert_close(struck[3:], empty)
+    # Cells that are not struck keep their velocity: were all at rest, the same state would go on differently.
+    with lesioned(model, Cells((0,)), first=3, once=True):
+        whole = model.rollout(inputs, 4, trajectory=True).trajectory
+    assert whole is not None
+    resting = model.rollout(inputs, 1, start=whole[3]).state
+    assert not torch.allclose(whole[4][:, 1:], resting[:, 1:])
+
+
 def test_shapes_of_lesions() -> None:
     spec = LatticeSpec((8, 8, 8))
     assert int(Plane(2, 4).mask(spec).sum()) == 64
@@ -235,4 +313,4 @@ def test_lesions_that_do_not_fit_are_refused(model, inputs, refuses) -> None:
         RandomCells(1.2)
     with refuses("inputs or outputs", "'top'", "choose one"):
         LostPorts("top")
-    assert "rollout" not in vars(model)
+    assert not {"begin", "rollout"} & set(vars(model))

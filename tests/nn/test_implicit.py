@@ -172,6 +172,12 @@ def test_an_intervention_that_lasts_is_part_of_the_step() -> None:
     assert cosine(lasting, passing) < 0.999
 
 
+def test_no_samples_have_no_gradient() -> None:
+    model = make("implicit")
+    model(torch.zeros(0, 12, dtype=torch.float64)).embedding.sum().backward()
+    assert not model.cell.bypass.weight.grad.any()
+
+
 def test_memory_is_that_of_one_step() -> None:
     kept: list[int] = []
 

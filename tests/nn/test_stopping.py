@@ -218,6 +218,13 @@ def test_what_excludes_stopping_is_refused(refuses) -> None:
     assert model.rollout(e, steps=3, intervene=lambda state, taken: 0 * state).state.abs().sum() == 0
     with refuses("a halting head is learned with its model", "'prior': 0.1", "build the model with it"):
         model.rollout(e, stopping=RULES["halting"])
+    for gradient, name in (("implicit", "implicit"), ({"truncated": {"steps": 2}}, "truncated")):
+        other = make(RULES["absolute"], gradient=gradient, clamp=True).train()
+        with refuses("the gradient through all of their steps", f"gradient: {name}", "give steps"):
+            other.rollout(e, stopping=RULES["absolute"])
+        assert other.eval()(e).settled is not None
+        with torch.no_grad():
+            assert other.train().rollout(e, stopping=RULES["absolute"]).settled is not None
 
 
 @pytest.mark.parametrize("name", ["combined", "halting"])

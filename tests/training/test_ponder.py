@@ -119,6 +119,8 @@ def test_what_cannot_be_trained_is_refused(refuses) -> None:
         EmbeddingModule(make(stopping={"halting": {}, "min_steps": 9, "max_steps": 12}))
     with refuses("must reach the first step that may halt, 6", "got 5 steps", "unroll.low"):
         EmbeddingModule(make(stopping={"halting": {}, "min_steps": 6}), unroll=Unroll("random", 5, 9))
+    with refuses("a trajectory's gradient runs through the steps", "gradient: implicit", "leave out loss terms"):
+        EmbeddingModule(make(clamp=True, gradient="implicit"))
     with refuses("loss.ponder must be 0 or more", "got -1", "set it to 0"):
         LossWeights(ponder=-1.0)
 

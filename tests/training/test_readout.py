@@ -98,6 +98,12 @@ def test_a_readout_for_any_step_is_solved_on_rows_that_take_turns(splits) -> Non
         found, _ = _read(model, train.inputs, (5, 7), batch_size=300)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
+    settling = LatticeModel(SPEC, embedding_dim=DIM, steps=5, stopping={"relative": {"tolerance": 0.3}, "max_steps": 7})
+    with torch.no_grad():
+        own = settling.eval()(train.inputs)
+    assert len(own.steps.unique()) > 1
+    assert torch.equal(_read(settling, train.inputs, (5, 7), batch_size=300)[0], own.code), "where each row stops"
+
     def worst(model: LatticeModel) -> float:
         test = splits["test"]
         with torch.no_grad():
