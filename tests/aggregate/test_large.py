@@ -64,6 +64,7 @@ def agree(spec: LatticeSpec, backends: list[str], radial: bool, tolerance: float
         torch.testing.assert_close(found, results[0], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_wide_radius_in_float32() -> None:
     """Transforms of many cells lose no more than a sum does."""
     for radial in (False, True):

@@ -65,6 +65,7 @@ def test_the_table_is_that_of_one_process_and_says_how_many_there_were(folders) 
             assert mine[key] == pytest.approx(other[key], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_another_number_of_processes(tiny_config, folders, tmp_path) -> None:
     resumed = subprocess.run(
         [sys.executable, "-m", "latticegnn", "fit", "--resume", folders[1], "--trainer.devices", "1"],
@@ -75,6 +76,7 @@ def test_a_run_may_go_on_with_another_number_of_processes(tiny_config, folders, 
     assert "processes was 2, is 1: the weights will be the same to rounding only" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_first_process_saves_and_stops_both(tiny_config, tmp_path) -> None:
     words = ["--trainer.devices", "2", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]
     process = subprocess.Popen(command(tiny_config, tmp_path, "a", *words), stderr=subprocess.PIPE, text=True)
@@ -85,6 +87,7 @@ def test_sigterm_to_the_first_process_saves_and_stops_both(tiny_config, tmp_path
     assert "go on with: latticegnn fit --resume" in told
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_and_spares_the_checkpoint(tiny_config, tmp_path) -> None:
     words = ["--trainer.devices", "2", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]
     process = subprocess.Popen(command(tiny_config, tmp_path, "a", *words), stderr=subprocess.PIPE, text=True)

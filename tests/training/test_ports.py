@@ -127,6 +127,7 @@ def test_a_surface_that_cannot_be_measured_is_refused_before_training(tiny_confi
     assert not list(tmp_path.glob("runs/mine/*seed*"))
 
 
+@pytest.mark.slow
 def test_training_for_prefixes_pays_where_the_code_does_not_start_in_their_order(start, tmp_path) -> None:
     # Inputs in raster order: the first principal components arrive at ports that the nested order reads late.
     words = ["--model.outputs.placement=nested", "--trainer.max_epochs=8", "--optim.lr_maps=0.01"]

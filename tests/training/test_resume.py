@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-QUICK = ("noise", "one batch an epoch", "accumulated")
+QUICK = ("one batch an epoch", "accumulated")
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
