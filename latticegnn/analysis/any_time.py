@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latticegnn.analysis.metrics import row_statistics
+from latticegnn.analysis.metrics import figures
 from latticegnn.model import LatticeModel
 
 BATCH = 256
@@ -54,12 +54,3 @@ def quality_by_steps(
         {"steps": step, **figures(torch.cat(parts), targets, train_mean, pairs)}
         for step, parts in enumerate(answers, start=1)
     ]
-
-
-def figures(prediction: Tensor, target: Tensor, train_mean: Tensor, pairs: bool) -> dict[str, float]:
-    """Compute the metrics of `row_statistics` without intervals; NaN each where a prediction is not finite."""
-    if not bool(prediction.isfinite().all()):
-        known = row_statistics(target, target, train_mean, pairs)
-        return dict.fromkeys(known, float("nan"))
-    shares = row_statistics(prediction, target, train_mean, pairs)
-    return {name: float(share[:, 0].sum() / share[:, 1].sum()) for name, share in shares.items()}

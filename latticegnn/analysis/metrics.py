@@ -145,6 +145,15 @@ def row_statistics(prediction: Tensor, target: Tensor, train_mean: Tensor, pairs
     }
 
 
+def figures(prediction: Tensor, target: Tensor, train_mean: Tensor, pairs: bool) -> dict[str, float]:
+    """Compute the metrics of `row_statistics` without intervals; NaN each where a prediction is not finite."""
+    if not bool(prediction.isfinite().all()):
+        known = row_statistics(target, target, train_mean, pairs)
+        return dict.fromkeys(known, float("nan"))
+    shares = row_statistics(prediction, target, train_mean, pairs)
+    return {name: float(share[:, 0].sum() / share[:, 1].sum()) for name, share in shares.items()}
+
+
 def evaluate(
     prediction: Tensor, target: Tensor, train_mean: Tensor, pairs: bool, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:

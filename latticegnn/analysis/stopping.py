@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
+from latticegnn.analysis.metrics import figures
 from latticegnn.model import LatticeModel
 from latticegnn.nn import Halting, Stopping
 
@@ -79,8 +79,8 @@ def steps_against_quality(
     Returns:
         A row a rule: ``rule``; ``steps``, the mean, and ``steps_10``, ``steps_50``, ``steps_90``, the least number
         that this percentage of the samples does not exceed; ``settled``, the part of the samples that had settled, NaN
-        for a number of steps; ``fvu``, ``cosine`` and, for pairs, ``mrr@10``, NaN where an answer is not finite, which
-        is what a rollout that diverges ends in.
+        for a number of steps; and the metrics of `row_statistics`, NaN where an answer is not finite, which is what a
+        rollout that diverges ends in.
 
     Shapes:
         inputs [n, D], targets [n, D], train_mean [D].
@@ -97,10 +97,5 @@ def steps_against_quality(
         row |= {f"steps_{round(100 * q)}": int(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
         row["settled"] = sum(settled) / len(steps)
         prediction = torch.cat([out.embedding for out in outputs])
-        sound = bool(prediction.isfinite().all())
-        row["fvu"] = fvu(prediction, targets, train_mean) if sound else math.nan
-        row["cosine"] = cosine(prediction, targets) if sound else math.nan
-        if pairs:
-            row["mrr@10"] = float(reciprocal_rank(prediction, targets).mean()) if sound else math.nan
-        rows.append(row)
+        rows.append(row | figures(prediction, targets, train_mean, pairs))
     return rows

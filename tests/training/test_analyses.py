@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from latticegnn.analysis.any_time import figures, quality_by_steps
+from latticegnn.analysis.any_time import quality_by_steps
+from latticegnn.analysis.metrics import figures
 from latticegnn.analysis.stopping import StoppingRules
 from latticegnn.cli import main
 from latticegnn.lattice import LatticeSpec
