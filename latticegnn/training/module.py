@@ -74,7 +74,7 @@ class EmbeddingModule(pl.LightningModule):
             check_light_cone(lattice.spec, lattice.inputs, lattice.outputs, self.unroll.low)
         self.rehearsal: Rehearsal | None = None
         if lattice is not None:
-            if self.loss.needs_trajectory and isinstance(lattice.gradient, Implicit):
+            if self.needs_trajectory and isinstance(lattice.gradient, Implicit):
                 lattice.gradient.refuse_trajectory()
             _check_halting(lattice, self.loss, self.unroll)
             self.rehearsal = Rehearsal(lattice, self.damage, self.pool, self.unroll.low or lattice.steps)
