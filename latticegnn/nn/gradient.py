@@ -57,8 +57,8 @@ class Truncated(GradientMode):
         \bar x^{T-k} = \mathrm{stop}(x^{T-k}), \qquad x^T = \mathrm{step}^k(\bar x^{T-k})
 
     Memory is that of k steps. What k steps cannot see is not learned: the maps into the lattice get no gradient while
-    k < T without ``clamp``, and with it while k is less than the light cone needs. The states of a trajectory before
-    step T − k are constants to a loss.
+    k < T without ``clamp``, and with it unless k is more than the light cone needs, as the code is first laid on within
+    these steps after one of them. The states of a trajectory before step T − k are constants to a loss.
 
     Args:
         steps: k, ≥ 1; a rollout of no more steps has the full gradient.
@@ -134,8 +134,8 @@ class Implicit(GradientMode):
         """Raise ValueError: a loss wants a rollout's states."""
         raise ValueError(
             "a trajectory's gradient runs through the steps, and gradient: implicit keeps none of them; got a loss on "
-            "a trajectory; leave out loss terms on rollouts, look at rollouts under torch.no_grad(), or take another "
-            "gradient."
+            "a trajectory; leave out loss terms on rollouts and halting heads, look at rollouts under "
+            "torch.no_grad(), or take another gradient."
         )
 
     def attach(self, step: Map, state: Tensor) -> Tensor:
@@ -208,7 +208,9 @@ def build_gradient(setting: str | Mapping[str, Mapping[str, Any]] | None) -> Gra
     try:
         return GRADIENTS[name](**given)
     except TypeError as error:
-        raise ValueError(f"gradient {name} needs its settings; {error}; give {', '.join(known)}.") from error
+        raise ValueError(
+            f"gradient {name} needs its settings; got {given!r}; give {', '.join(known)}, as in {name}: {{steps: 16}}."
+        ) from error
 
 
 def check_gradient(mode: GradientMode, steps: int, clamp: bool, interior: str, random: bool) -> None:
