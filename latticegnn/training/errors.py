@@ -40,10 +40,10 @@ class OneLineParser(ArgumentParser):
             super().error(message, ex)
         one_line(self, message)
 
-    def instantiate(self, cfg: Any, **kwargs: Any) -> Any:
+    def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
         """Build what a configuration describes; of what may also be null, say what is wrong with it alone."""
         try:
-            return super().instantiate(cfg, **kwargs)
+            return super().instantiate(namespace, *args, **kwargs)
         except ValueError as error:
             within = _WITHIN.search(str(error)) if "Union subtypes" in str(error) else None
             if within is None:
