@@ -27,7 +27,11 @@ def main() -> int:
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     for run in given.runs:
-        measure_run(run, given.sides, given.rows, given.updates, given.few)
+        try:
+            measure_run(run, given.sides, given.rows, given.updates, given.few)
+        except (ValueError, OSError) as error:
+            print(f"size.py: {error}", file=sys.stderr)
+            return 2
         draw_run(run)
         content = json.loads((run / SIZES_FILE).read_text(encoding="utf-8"))
         table = size_table(run.name.rpartition("-seed")[0] or run.name, content["trained"], content["sizes"])

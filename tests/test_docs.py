@@ -2,11 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from latticegnn.data import PRESETS
+from latticegnn.lattice.placement import PLACEMENTS
+from latticegnn.lattice.spec import Boundary
+from latticegnn.nn.modes import MODES
 from latticegnn.nn.stopping import CRITERIA
 from latticegnn.training.configuration import RunCLI
 
@@ -44,8 +48,30 @@ def test_the_settings_on_dynamics_are_settings(text, tmp_path) -> None:
     words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
     cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
     taken = cli.settings()
-    for section, settings in yaml.safe_load(text).items():
-        assert {key: taken[section][key] for key in settings} == settings
+    assert holds(taken, yaml.safe_load(text))
+
+
+def holds(taken: object, given: object) -> bool:
+    """Whether what was given is found in what was taken; a mapping may have gained its defaults."""
+    if isinstance(given, dict):
+        return isinstance(taken, dict) and all(key in taken and holds(taken[key], given[key]) for key in given)
+    return taken == given
+
+
+def test_the_sections_of_dynamics_are_listed() -> None:
+    top, *_ = DYNAMICS.partition("\n## ")
+    titles = re.findall(r"^## (.*)$", DYNAMICS, flags=re.MULTILINE)
+    assert re.findall(r"\]\(#([\w-]+)\)", top) == [title.lower().replace(" ", "-") for title in titles]
+
+
+def test_every_mode_boundary_and_placement_is_told() -> None:
+    def told(section: str) -> list[str]:
+        page = DYNAMICS.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+        return re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]*) \|", page, flags=re.MULTILINE)))
+
+    assert told("Propagation modes") == list(MODES)
+    assert told("Boundaries") == list(get_args(Boundary))
+    assert sorted(map(str.lower, told("Ports"))) == sorted(PLACEMENTS)
 
 
 def test_every_criterion_of_stopping_is_told() -> None:

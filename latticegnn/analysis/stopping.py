@@ -30,6 +30,9 @@ class StoppingRules:
         adaptive: Whether tolerances count in the largest change that a sample has shown.
         steps: Fixed numbers of steps to measure beside them, ≥ 0.
         max_steps: Steps that no sample exceeds under a rule.
+
+    Raises:
+        ValueError: When there is nothing to measure.
     """
 
     criterion: str = "relative"
@@ -37,6 +40,14 @@ class StoppingRules:
     adaptive: bool = False
     steps: list[int] = field(default_factory=lambda: [8, 12, 16, 24])
     max_steps: int = 24
+
+    def __post_init__(self) -> None:
+        """Check that something is to be measured."""
+        if not (self.tolerances or self.steps) or None in (self.tolerances, self.steps):
+            raise ValueError(
+                f"stopping needs tolerances or numbers of steps, each a list; got {self.tolerances} and {self.steps}; "
+                "write tolerances: [0.1, 0.01], for example."
+            )
 
     def named(self, model: LatticeModel) -> dict[str, Rule]:
         """Return the rules by name, the model's own halting head among them where it has one.

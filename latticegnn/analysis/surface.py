@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,11 +73,10 @@ def quality_surface(
 
     Returns:
         A row for each number of steps and of ports: ``steps``, ``ports``, ``fvu``, ``cosine`` and, for pairs,
-        ``mrr@10``.
+        ``mrr@10``, NaN where an answer is not finite.
 
     Raises:
-        ValueError: When the model has not so many output ports, they have no order, a number of steps is negative, or
-            a state is no longer finite.
+        ValueError: When the model has not so many output ports, they have no order, or a number of steps is negative.
     """
     training = model.training
     model.eval()
@@ -86,10 +86,12 @@ def quality_surface(
             read = torch.cat([model.rollout(batch, taken).code for batch in inputs.split(batch_size)])
             for count in ports:
                 prediction = model.decoder(model.exit.keep(read, count)) + (inputs if model.skip else 0)
-                row = {"steps": taken, "ports": count, "fvu": fvu(prediction, targets, train_mean)}
-                row["cosine"] = cosine(prediction, targets)
+                sound = bool(prediction.isfinite().all())
+                row: dict[str, float] = {"steps": taken, "ports": count}
+                row["fvu"] = fvu(prediction, targets, train_mean) if sound else math.nan
+                row["cosine"] = cosine(prediction, targets) if sound else math.nan
                 if pairs:
-                    row["mrr@10"] = float(reciprocal_rank(prediction, targets).mean())
+                    row["mrr@10"] = float(reciprocal_rank(prediction, targets).mean()) if sound else math.nan
                 rows.append(row)
     finally:
         model.train(training)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,20 +42,21 @@ def measure_run(run: Path, sides: Sequence[int], rows: int, updates: int, few: i
 
     Returns:
         The rows of `retention`, each with what `profile` measured.
-    """
-    from latticegnn.training.configuration import RunCLI  # seconds, which the processes that `profile` needs can spare
 
-    with tempfile.TemporaryDirectory() as scratch:
-        cli = RunCLI(["--config", str(run / "config.yaml")], Path(scratch) / "run")
-        data, loss = cli.datamodule.content, cli.model.loss
-        data.prepare()
-    inputs, targets = data.splits["train"].tensors()
-    given, wanted = (part[:rows] for part in data.splits["test"].tensors())
-    model = LatticeModel.from_pretrained(run / "model")
+    Raises:
+        FileNotFoundError: When the folder holds no run that is done.
+        ValueError: When its data has changed since, or its model cannot be resized so.
+    """
+    from latticegnn.training.analyses import FinishedRun  # seconds, which the processes that `profile` needs can spare
+
+    opened = FinishedRun(run)
+    inputs, targets = opened.data.splits["train"].tensors()
+    given, wanted = (part[:rows] for part in opened.data.splits["test"].tensors())
+    model = opened.model
 
     def fine_tune(resized: LatticeModel) -> int:
         count = few if resized.spec.num_nodes > MANY else updates
-        tune(resized, inputs, targets, loss, count, max(4, min(32, CELLS // resized.spec.num_nodes)))
+        tune(resized, inputs, targets, opened.loss, count, max(4, min(32, CELLS // resized.spec.num_nodes)))
         return count
 
     found = []

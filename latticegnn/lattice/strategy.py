@@ -28,8 +28,7 @@ class Placement(ABC):
 
         Args:
             face_coordinates: LongTensor [M, 3], the cells to choose from in raster order, counted from the corner of
-                the
-                face: on ``z-`` and ``z+`` alike the third column is 0.
+                the face: on ``z-`` and ``z+`` alike the third column is 0.
             extent: Cells of the face along x, y and z; 1 across it.
             generator: The only source of randomness.
 
@@ -68,6 +67,7 @@ def share(count: int | None, fraction: float | None, cells: int) -> int:
     if count is not None and count > cells:
         raise ValueError(
             f"A placement cannot have more ports than its face has cells. Received count={count} for a face of "
-            f"{cells} cells. Lower count to {cells} or less, or use placement='full'."
+            f"{cells} cells. Lower count to {cells} or less, as in {{class_path: …, init_args: {{count: {cells}}}}}, "
+            "or use placement='full'."
         )
     return cells if count is None else count

@@ -57,8 +57,8 @@ class Truncated(GradientMode):
         \bar x^{T-k} = \mathrm{stop}(x^{T-k}), \qquad x^T = \mathrm{step}^k(\bar x^{T-k})
 
     Memory is that of k steps. What k steps cannot see is not learned: the maps into the lattice get no gradient while
-    k < T without ``clamp``, and with it while k is less than the light cone needs. The states of a trajectory before
-    step T − k are constants to a loss.
+    k < T without ``clamp``, and with it unless k is more than the light cone needs, as the code is first laid on within
+    these steps after one of them. The states of a trajectory before step T − k are constants to a loss.
 
     Args:
         steps: k, ≥ 1; a rollout of no more steps has the full gradient.
@@ -209,7 +209,9 @@ def build_gradient(setting: str | Mapping[str, Mapping[str, Any]] | None) -> Gra
     try:
         return GRADIENTS[name](**given)
     except TypeError as error:
-        raise ValueError(f"gradient {name} needs its settings; {error}; give {', '.join(known)}.") from error
+        raise ValueError(
+            f"gradient {name} needs its settings; got {given!r}; give {', '.join(known)}, as in {name}: {{steps: 16}}."
+        ) from error
 
 
 def check_gradient(mode: GradientMode, steps: int, clamp: bool, interior: str, random: bool) -> None:

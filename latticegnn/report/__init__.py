@@ -9,5 +9,4 @@ from latticegnn.report.plots import gate_usage as gate_usage
 from latticegnn.report.plots import honest_table as honest_table
 from latticegnn.report.plots import loss_curves as loss_curves
 from latticegnn.report.plots import save as save
-from latticegnn.report.surface import format_surface as format_surface
 from latticegnn.report.surface import surface_map as surface_map

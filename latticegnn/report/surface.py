@@ -1,4 +1,4 @@
-"""Quality by output ports and steps, as a picture and as a table."""
+"""Quality by output ports and steps, as a picture."""
 
 from __future__ import annotations
 
@@ -9,23 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from latticegnn.report.plots import METRICS, styled
-from latticegnn.report.tables import columns
-
-
-def format_surface(rows: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """Lay out one metric of a surface: a row a number of steps, a column a number of ports.
-
-    Args:
-        rows: Of `latticegnn.analysis.quality_surface`.
-        metric: A name of `METRICS` that the rows have.
-
-    Raises:
-        ValueError: When a place of the surface is missing, or the metric.
-    """
-    steps, ports, values = _grid(rows, metric)
-    lines = [[f"{metric} at steps", *(f"{count} ports" for count in ports)]]
-    lines += [[str(step), *(f"{value:.3f}" for value in row)] for step, row in zip(steps, values, strict=True)]
-    return columns(lines)
 
 
 @styled
@@ -33,7 +16,7 @@ def surface_map(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """Draw one metric of a surface as a heat map, ports across and steps upwards; darker is better.
 
     An unexplained fraction of 1 and more, no better than the mean, has the palest colour, so that a rollout that
-    diverges hides no other difference; each value stands in its field.
+    diverges hides no other difference; each value stands in its field, which is blank where it is NaN.
 
     Args:
         rows: Of `latticegnn.analysis.quality_surface`.
@@ -44,15 +27,16 @@ def surface_map(rows: Sequence[Mapping[str, Any]], metric: str) -> Figure:
     """
     steps, ports, values = _grid(rows, metric)
     label, better = METRICS[metric]
-    low = values.min()
-    high = max(low, min(values.max(), 1.0))
+    finite = values[np.isfinite(values)]
+    low = finite.min(initial=1.0)
+    high = max(low, min(finite.max(initial=low), 1.0))
     figure = Figure(figsize=(1.8 + 0.8 * len(ports), 1.6 + 0.42 * len(steps)), layout="constrained")
     axes = figure.add_subplot()
     colours = "Blues_r" if better == "lower" else "Blues"
     image = axes.imshow(values, cmap=colours, vmin=low, vmax=high, aspect="auto", origin="lower")
     for (row, column), value in np.ndenumerate(values):
         red, green, blue, _ = image.to_rgba(np.array([value]))[0]
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        dark = np.isfinite(value) and 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         text = f"{value:.3f}" if abs(value) < 10 else f"{value:.3g}"
         axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=9)
     axes.set_xticks(range(len(ports)), [str(count) for count in ports])

@@ -73,12 +73,6 @@ def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
         FileNotFoundError: When the folder holds no run that is done.
         ValueError: When its data has changed since.
     """
-    for name in (CONFIG_FILE, "metrics.json", "model"):
-        if not (folder / name).exists():
-            raise FileNotFoundError(
-                f"an analysis needs the folder of a run that is done; {folder} has no {name}; pass for instance "
-                "runs/latest."
-            )
     settings = wanted.asked()
     places = {name: folder / FOLDER / f"{name}.json" for name in settings}
     found = {name: _before(place, settings[name]) for name, place in places.items()}
@@ -99,14 +93,27 @@ class FinishedRun:
     Args:
         folder: The run's.
 
+    Attributes:
+        model: As saved.
+        data: All splits.
+        loss: What it was trained for.
+        train_mean: Mean of the training targets [D].
+
     Raises:
+        FileNotFoundError: When the folder holds no run that is done.
         ValueError: When the data are not those of the run.
     """
 
     def __init__(self, folder: Path) -> None:
+        for name in (CONFIG_FILE, "metrics.json", "model"):
+            if not (folder / name).exists():
+                raise FileNotFoundError(
+                    f"an analysis needs the folder of a run that is done; {folder} has no {name}; pass for instance "
+                    "runs/latest."
+                )
         with tempfile.TemporaryDirectory() as scratch:
             cli = RunCLI(["--config", str(folder / CONFIG_FILE)], Path(scratch) / "run")
-        self.data = cli.datamodule.content
+        self.data, self.loss = cli.datamodule.content, cli.model.loss
         self.data.prepare()
         then, now = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["data"], self.data.card()
         for key in ("rows", "teacher", "source_sha256"):

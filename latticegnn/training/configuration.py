@@ -26,7 +26,7 @@ from latticegnn.data.mixture import paired
 from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
 from latticegnn.training.checkpoints import CheckpointFiles, saved
 from latticegnn.training.checks import check_monitors, check_trainer
-from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping
+from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping, refuse_nulls
 from latticegnn.training.module import SETTINGS, VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
 
 BASELINES = ("mean", "raw_teacher", "pca", "ridge", *TRAINED)
@@ -146,7 +146,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given, whatever the program's own are."""
         for file in config_files(self._arguments):
-            read_mapping(file)
+            refuse_nulls(parser, read_mapping(file))
         self.config = parser.parse_args(self._arguments)
         set_level(self.config.log_level)
         seed = self.config.seed_everything

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -15,6 +16,8 @@ from jsonargparse import ArgumentParser
 
 _GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([^']+)'")
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|Option ')([^\s=']+)")
+_SECTION = re.compile(r"""Parser key "([\w.]+)": Unable to load config '(.*?)' - (Parser key .*)$""")
+_WITHIN = re.compile(r"^\s*- (.*)$", re.MULTILINE)
 _WRONG = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$')
 _NAMES: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
@@ -36,6 +39,16 @@ class OneLineParser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         one_line(self, message)
+
+    def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build what a configuration describes; of what may also be null, say what is wrong with it alone."""
+        try:
+            return super().instantiate(namespace, *args, **kwargs)
+        except ValueError as error:
+            within = _WITHIN.search(str(error)) if "Union subtypes" in str(error) else None
+            if within is None:
+                raise
+            raise ValueError(within[1]) from error
 
 
 def config_files(arguments: Sequence[str]) -> Iterator[Path]:
@@ -77,8 +90,41 @@ def read_mapping(file: Path) -> dict[str, Any]:
     return content
 
 
+def refuse_nulls(parser: ArgumentParser, content: Mapping[str, Any], above: str = "") -> None:
+    """Refuse a file's null for a setting that cannot be null; the parser itself lets it through.
+
+    Args:
+        parser: It knows the settings.
+        content: Of the file.
+        above: Where in the file that is, a dotted key with a dot behind.
+
+    Raises:
+        ValueError: When there is one.
+    """
+    actions = {action.dest: action for action in parser._actions}
+    for key, value in content.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            refuse_nulls(parser, value, f"{name}.")
+        elif value is None:
+            hint = getattr(actions.get(name), "_typehint", None)
+            section = any(dest.startswith(f"{name}.") and dest != f"{name}.help" for dest in actions)
+            if section or not (hint is None or actions[name].default is None or _takes_null(hint)):
+                wanted = "a mapping of settings" if section else _in_words(hint)
+                raise ValueError(f"{name} must be {wanted}; got null; leave it out for its default.")
+
+
+def _takes_null(hint: Any) -> bool:
+    return hint in (Any, types.NoneType) or any(map(_takes_null, get_args(hint)))
+
+
 def _three_parts(parser: ArgumentParser, text: str) -> str:
     help_line = f"see `{parser.prog} --help`."
+    section = _SECTION.search(text)
+    if section:
+        if "Unable to load config" not in section[3]:
+            return _three_parts(parser, section[3])
+        return f"{section[1]} must be a mapping of settings, or a file with one; got {section[2]}; {help_line}"
     group, unknown, wrong = _GROUP.search(text), _UNKNOWN.search(text), _WRONG.search(text)
     actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "print_config")}
     if group or unknown:
@@ -118,6 +164,8 @@ def _in_words(hint: Any) -> str:
         return f"a list of {len(args)}, each {_in_words(args[0])}"
     if origin is list:
         return f"a list, each {_in_words(args[0])}"
+    if dataclasses.is_dataclass(hint):
+        return f"a mapping of {', '.join(field.name for field in dataclasses.fields(hint))}"
     return _NAMES.get(origin or hint) or str(getattr(hint, "__name__", hint))
 
 

@@ -23,7 +23,7 @@ from latticegnn.lattice.storage import write_atomically
 from latticegnn.training.analyses import Analyses, analyse
 from latticegnn.training.checkpoints import saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI
-from latticegnn.training.errors import OneLineParser, read_mapping
+from latticegnn.training.errors import OneLineParser, read_mapping, refuse_nulls
 from latticegnn.training.fingerprint import fingerprint
 from latticegnn.training.fit import Run
 from latticegnn.training.search import Search
@@ -88,6 +88,7 @@ def load_experiment(path: Path) -> Experiment:
     content = read_mapping(path)
     parser = OneLineParser(prog="latticegnn experiment")
     parser.add_class_arguments(Experiment)
+    refuse_nulls(parser, content)
     read = Experiment(**vars(parser.instantiate(parser.parse_object(content))))
     base = path.parent / read.base
     if not base.is_file():

@@ -1,5 +1,7 @@
 """Quality over output ports and steps: the plain twin, the light cone's edge, refusals."""
 
+import math
+
 import pytest
 import torch
 
@@ -58,6 +60,16 @@ def test_before_the_light_cone_arrives_the_answer_does_not_hang_on_the_question(
     late, other = (quality_surface(model, e, rows, [3, 9], [4], rows.mean(0)) for e in (rows, rows.flip(0)))
     assert early == swapped
     assert late != other
+
+
+def test_a_rollout_that_diverges_is_told_and_stops_nothing() -> None:
+    model, rows = make(), sample()
+    with torch.no_grad():
+        for weight in model.cell.bypass.parameters():
+            weight.mul_(30)
+    whole, lost = quality_surface(model, rows, rows, [9], [1, 300], rows.mean(0), pairs=True)
+    assert all(math.isfinite(value) for value in whole.values())
+    assert all(math.isnan(lost[metric]) for metric in ("fvu", "cosine", "mrr@10"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,30 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--config", "top.yaml"),
         ("must be a key", "got 'modle.channels'", "did you mean 'model.channels'?"),
     ),
+    "null for a section": (
+        (*FIT, "--config", "section.yaml"),
+        ("damage must be a mapping of settings", "got null", "leave it out for its default"),
+    ),
+    "null for a section, as an option": (
+        (*FIT, "--damage", "null"),
+        ("damage must be a mapping of settings", "got null", "see `latticegnn fit --help`"),
+    ),
+    "null for a setting": (
+        (*FIT, "--config", "null.yaml"),
+        ("model.clamp must be true or false", "got null", "leave it out for its default"),
+    ),
+    "no such placement": (
+        (*FIT, "--model.outputs", "{face: z+, placement: {class_path: latticegnn.lattice.ports.Nestd}}"),
+        ("model.outputs.placement must be a text or Placement", "latticegnn.lattice.ports.Nestd", "--help"),
+    ),
+    "more learned ports than cells": (
+        (*FIT, "--model.outputs.placement", "learned"),
+        ("cannot have more ports", "count=16 for a face of 9", "init_args: {count: 9}"),
+    ),
+    "a halting head with an implicit gradient": (
+        (*FIT, "--model.gradient", "{implicit: {}}", "--model.clamp", "true", "--model.stopping", "{halting: {}}"),
+        ("gradient: implicit keeps none of them", "got a loss on a trajectory", "and halting heads"),
+    ),
     "unknown option": ((*FIT, "--model.stps", "4"), ("must be a key", "'model.stps'", "did you mean 'model.steps'?")),
     "strange option": ((*FIT, "--brew", "4"), ("must be a key", "got 'brew'", "see `latticegnn fit --help`")),
     "loose word": ((*FIT, "tea"), ("must be a key", "got 'tea'", "see `latticegnn fit --help`")),
@@ -237,6 +261,26 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
     "experiment: no experiment": (
         ("experiment", "--config", "tiny.yaml"),
         ("must be a key that latticegnn experiment knows", "got '", "see `latticegnn experiment --help`"),
+    ),
+    "experiment: null": (
+        ("experiment", "--config", "sweep.yaml"),
+        ("seeds must be a list", "got null", "leave it out for its default"),
+    ),
+    "analyse: half a surface": (
+        ("analyse", "run", "--surface", "{ports: [9]}"),
+        ("surface must be a mapping of ports, steps or null", "steps=None", "see `latticegnn analyse --help`"),
+    ),
+    "analyse: steps of a surface": (
+        ("analyse", "run", "--surface", "{ports: [9], steps: [-1]}"),
+        ("latticegnn: surface.steps must not be negative", "got [-1]", "take 0 or more."),
+    ),
+    "analyse: no rules": (
+        ("analyse", "run", "--stopping", "{tolerances: [], steps: []}"),
+        ("latticegnn: stopping needs tolerances or numbers of steps", "got [] and []", "write tolerances: [0.1, 0.01]"),
+    ),
+    "analyse: null for rules": (
+        ("analyse", "run", "--stopping", "{steps: null}"),
+        ("stopping needs tolerances or numbers of steps", "and None", "write tolerances: [0.1, 0.01]"),
     ),
     "doctor: key": (
         ("doctor", "--config", "tiny.yaml", "--model.stps", "9"),

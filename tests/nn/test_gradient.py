@@ -156,7 +156,7 @@ def test_modes_by_name() -> None:
         ({"truncated": {"step": 3}}, "truncated takes the settings steps", "{'step': 3}", "write truncated: {"),
         ({"checkpointed": {"steps": 3}}, "checkpointed takes no settings", "{'steps': 3}", "write checkpointed"),
         ({"truncated": 3}, "truncated takes the settings steps", "got 3", "write truncated: {"),
-        ("truncated", "truncated needs its settings", "steps", "give steps"),
+        ("truncated", "truncated needs its settings", "got {}", "give steps"),
         ({"truncated": {"steps": 0}}, "must be a whole number, at least 1", "got 0", "count the steps"),
         ({"truncated": {"steps": 2.5}}, "must be a whole number, at least 1", "got 2.5", "count the steps"),
         ({"truncated": {"steps": True}}, "must be a whole number, at least 1", "got True", "count the steps"),
