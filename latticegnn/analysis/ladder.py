@@ -63,7 +63,7 @@ def sheet(model: LatticeModel) -> LatticeModel:
     The cells of a face become an edge of the sheet, which the signal crosses along the other axis.
 
     Raises:
-        ValueError: Unless all of two opposite faces are ports.
+        ValueError: Unless all of two opposite faces are ports, with a number of the code each.
     """
     spec, faces = model.spec, (model.inputs.face, model.outputs.face)
     axis = "xyz".find(faces[0][0])
@@ -74,6 +74,11 @@ def sheet(model: LatticeModel) -> LatticeModel:
             "the rung sheet needs full ports on two opposite faces, each with a number of its own; got "
             f"{model.inputs.placement} {faces[0]} and {model.outputs.placement} {faces[1]} with port_map: {port_map}; "
             "leave sheet out of baselines."
+        )
+    if model.settings["port_map"] != "direct":
+        raise ValueError(
+            "the rung sheet reads an edge of cells, and needs a number of the code for each; got port_map: "
+            f"{model.settings['port_map']}, an image on a face; leave sheet out of baselines."
         )
     depth = spec.shape[axis]
     others = {spec.boundaries[a] for a in range(3) if a != axis}

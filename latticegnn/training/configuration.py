@@ -192,6 +192,7 @@ class RunCLI(LightningCLI):
                 f"processes that share a run must agree on its folder; got {trainer.world_size} processes and no "
                 "run_name; set --run_name."
             )
+        self.model.pool.check_processes(trainer.world_size)
         return trainer
 
     def watchers(self) -> list[Callback]:

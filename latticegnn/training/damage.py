@@ -102,6 +102,14 @@ class Pool:
         """Return how many rows go on beside a batch of fresh ones."""
         return min(self.size, round(batch * (1 - self.fresh) / self.fresh))
 
+    def check_processes(self, count: int) -> None:
+        """Raise ValueError when several processes are to share the pool."""
+        if self.size and count > 1:
+            raise ValueError(
+                f"a pool lives in one process, whose checkpoint holds it; got pool.size {self.size} with {count} "
+                "processes; train in one, or set pool.size to 0."
+            )
+
 
 class Rehearsal:
     """Rolls a lattice out in training: fresh rows, rows from the pool, some of them struck.

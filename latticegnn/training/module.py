@@ -125,11 +125,7 @@ class EmbeddingModule(pl.LightningModule):
         Raises:
             ValueError: When several processes are to share a pool.
         """
-        if self.pool.size and self.trainer.world_size > 1:
-            raise ValueError(
-                f"a pool lives in one process, whose checkpoint holds it; got pool.size {self.pool.size} with "
-                f"{self.trainer.world_size} processes; train in one, or set pool.size to 0."
-            )
+        self.pool.check_processes(self.trainer.world_size)
         self._began = time.perf_counter() - self._before
 
     def seconds(self) -> float:

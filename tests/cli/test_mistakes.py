@@ -224,6 +224,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--resume", "none"),
         ("resume must be a run's folder", "none is neither", "pass for instance runs/latest"),
     ),
+    "a pool for several processes": (
+        (*FIT, "--trainer.devices", "2", "--run_name", "both", "--pool.size", "8"),
+        ("a pool lives in one process", "got pool.size 8 with 2 processes", "or set pool.size to 0"),
+    ),
     "rollouts below the light cone": (
         (*FIT, "--unroll.mode", "random", "--unroll.low", "1", "--unroll.high", "9"),
         ("light cone", "in one step", "Set steps to 4 or more"),
