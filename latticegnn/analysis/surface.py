@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from latticegnn.analysis.metrics import cosine, fvu, reciprocal_rank
+from latticegnn.analysis.metrics import figures
 from latticegnn.model import LatticeModel
 
 
@@ -72,11 +71,12 @@ def quality_surface(
         batch_size: Rows rolled out at once.
 
     Returns:
-        A row for each number of steps and of ports: ``steps``, ``ports``, ``fvu``, ``cosine`` and, for pairs,
-        ``mrr@10``, NaN where an answer is not finite.
+        A row for each number of steps and of ports: ``steps``, ``ports`` and the metrics of `row_statistics`, NaN where
+        an answer is not finite.
 
     Raises:
-        ValueError: When the model has not so many output ports, they have no order, or a number of steps is negative.
+        ValueError: When the model has not so many output ports, they have no order, or a number of steps is negative;
+            or for what `row_statistics` refuses.
     """
     training = model.training
     model.eval()
@@ -86,13 +86,8 @@ def quality_surface(
             read = torch.cat([model.rollout(batch, taken).code for batch in inputs.split(batch_size)])
             for count in ports:
                 prediction = model.decoder(model.exit.keep(read, count)) + (inputs if model.skip else 0)
-                sound = bool(prediction.isfinite().all())
-                row: dict[str, float] = {"steps": taken, "ports": count}
-                row["fvu"] = fvu(prediction, targets, train_mean) if sound else math.nan
-                row["cosine"] = cosine(prediction, targets) if sound else math.nan
-                if pairs:
-                    row["mrr@10"] = float(reciprocal_rank(prediction, targets).mean()) if sound else math.nan
-                rows.append(row)
+                measured = figures(prediction, targets, train_mean, pairs)
+                rows.append({"steps": taken, "ports": count, **measured})
     finally:
         model.train(training)
     return rows

@@ -165,7 +165,10 @@ class Run:
         module = EmbeddingModule(model, own.loss, own.optim, own.unroll, own.seed, own.damage, own.pool)
         self._introduce(module)
         with tempfile.TemporaryDirectory() as scratch:
-            cost = self._fit(self.cli.baseline_trainer(Path(scratch)), module)
+            try:
+                cost = self._fit(self.cli.baseline_trainer(Path(scratch)), module)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"the baseline {name}: {error}") from error
         return self._row(name, model, cost)
 
     def _fit(self, trainer: pl.Trainer, module: EmbeddingModule, resume: Path | None = None) -> dict[str, float]:
