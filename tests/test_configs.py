@@ -67,6 +67,7 @@ def test_a_configuration_builds_as_it_stands(file, tmp_path) -> None:
     assert again.model.lattice.settings == cli.model.lattice.settings
 
 
+@pytest.mark.slow
 def test_the_search_that_is_shipped_builds_at_both_ends_of_its_space(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(Run, "execute", lambda run: {"validation": {"loss": float(run.module.optim.lr_cell)}})
     found = load_experiment(CONFIGS / "experiments" / "search.yaml")

@@ -42,6 +42,7 @@ def copying_score(model: LatticeModel, updates: int) -> float:
 SMALL = LatticeSpec((5, 5, 5), radii=(0.5, 1.0, 1.5))
 
 
+@pytest.mark.slow
 def test_a_small_lattice_learns_to_copy() -> None:
     assert copying_score(LatticeModel(SMALL, embedding_dim=8, steps=5), 200) > 0.97
 
@@ -51,6 +52,7 @@ def test_the_default_lattice_learns_to_copy_in_300_updates() -> None:
     assert copying_score(LatticeModel(embedding_dim=8), 300) > 0.99
 
 
+@pytest.mark.slow
 def test_copying_on_a_torus_goes_the_short_way() -> None:
     spec = LatticeSpec((5, 5, 5), radii=(0.5, 1.0, 1.5), boundary="periodic")
     assert copying_score(LatticeModel(spec, embedding_dim=8, steps=2), 100) > 0.97

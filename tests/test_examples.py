@@ -40,6 +40,7 @@ def test_first_lattice() -> None:
         assert [mark == "." for mark in row.split()] == [z > int(step) for z in range(8)]
 
 
+@pytest.mark.slow
 def test_swap_a_layer() -> None:
     output = run("10_swap_a_layer.py")
     found = re.findall(r"distant tier: (\w+) +cell of (\d+) parameters +before ([\d.]+) +after ([\d.]+)", output)
@@ -50,6 +51,7 @@ def test_swap_a_layer() -> None:
         assert float(after) < 0.05
 
 
+@pytest.mark.slow
 def test_to_networkx() -> None:
     output = run("30_to_networkx.py")
     assert "216 nodes" in output

@@ -75,11 +75,6 @@ def sheet(model: LatticeModel) -> LatticeModel:
             f"{model.inputs.placement} {faces[0]} and {model.outputs.placement} {faces[1]} with port_map: {port_map}; "
             "leave sheet out of baselines."
         )
-    if model.settings["port_map"] != "direct":
-        raise ValueError(
-            "the rung sheet reads an edge of cells, and needs a number of the code for each; got port_map: "
-            f"{model.settings['port_map']}, an image on a face; leave sheet out of baselines."
-        )
     depth = spec.shape[axis]
     others = {spec.boundaries[a] for a in range(3) if a != axis}
     around: Boundary = others.pop() if len(others) == 1 else "open"

@@ -192,11 +192,6 @@ def test_a_sheet_needs_two_opposite_faces(ends, refuses) -> None:
         ladder.sheet(lattice(**ends))
 
 
-def test_a_sheet_holds_no_image(refuses) -> None:
-    with refuses("a number of the code for each", "got port_map: bilinear", "leave sheet out of baselines"):
-        ladder.sheet(lattice(port_map="bilinear", code_shape=(2, 2)))
-
-
 @pytest.mark.parametrize(
     "spec",
     [

@@ -59,6 +59,7 @@ def test_peak_memory_is_what_an_action_adds() -> None:
     assert whole > peak + kept.nbytes
 
 
+@pytest.mark.slow
 def test_a_measurement_alone_has_one_thread_and_tells_how_it_failed(monkeypatch, tmp_path) -> None:
     (tmp_path / "asked.py").write_text(
         "import torch\ndef report(text):\n    assert text != 'fail', 'no such thing'\n"

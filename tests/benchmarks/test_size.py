@@ -38,6 +38,7 @@ def run(tmp_path_factory) -> Run:
     return made
 
 
+@pytest.mark.slow
 def test_baselines_get_the_image_as_the_lattice_does(run) -> None:
     table = {row["model"]: row for row in json.loads((run.folder / "metrics.json").read_text())["table"]}
     assert set(table) == {"lattice", "pca_6", *BASELINES[1:]}
@@ -61,6 +62,7 @@ def test_a_run_is_measured_and_its_report_draws_the_curve(run) -> None:
     assert (run.folder / "figures" / "retention.png").is_file()
 
 
+@pytest.mark.slow
 def test_tuning_is_the_same_for_equal_models(run) -> None:
     folder = run.folder / "model"
     first, again = (LatticeModel.from_pretrained(folder).resized((5, 5, 5)) for _ in range(2))

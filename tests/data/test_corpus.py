@@ -83,6 +83,7 @@ def test_a_limit_draws_a_nested_spread_sample(reader):
     assert sum(map(len, reader(limit=10**6).splits.values())) == sum(map(len, whole.splits.values()))
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_and_imports_nothing():
     here = [corpus.sentences(limit=500, seed=seed).sha256 for seed in (3, 4)]
     code = (

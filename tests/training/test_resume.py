@@ -66,7 +66,7 @@ CASES = {
 }
 
 
-QUICK = ("one batch an epoch", "accumulated")
+QUICK = ("one batch an epoch",)
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
@@ -185,6 +185,7 @@ def test_a_signal_after_the_last_update_saves_the_end(words, whole, tmp_path, mo
     assert outcome(run.folder)[:3] == outcome(whole)[:3]
 
 
+@pytest.mark.slow
 def test_a_full_disk_spares_the_last_good_checkpoint(words, whole, tmp_path) -> None:
     """On a file system of its own that has room for a few checkpoints and then for none."""
     disk = tmp_path / "disk"

@@ -25,6 +25,7 @@ def write(folder: Path, config: Path, **search) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_where_it_stopped_and_its_best_can_be_trained(tiny_config, tmp_path, capsys) -> None:
     folder = tmp_path / "runs" / "find"
     assert main(["experiment", "--config", str(write(tmp_path, tiny_config, trials=4))]) == 0
