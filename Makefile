@@ -18,7 +18,7 @@ train: setup
 	$(PY) scripts/train.py --config $(CONFIG) $(ARGS)
 
 test: setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: setup
 	$(PY) -m pytest -m slow $(ARGS)
