@@ -82,7 +82,7 @@ class Pool:
 
     Args:
         size: Rows it holds; 0 is no pool.
-        fresh: Share of a batch's rows that start afresh, in (0, 1].
+        fresh: Share of a batch's rows that start afresh, above 0 and below 1: with 1 no row would ever go on.
 
     Raises:
         ValueError: For a value out of range.
@@ -95,8 +95,11 @@ class Pool:
         """Check the settings."""
         if not isinstance(self.size, int) or self.size < 0:
             raise ValueError(f"pool.size must be a whole number of rows, at least 0; got {self.size}; 256 is usual.")
-        if not 0 < self.fresh <= 1:
-            raise ValueError(f"pool.fresh must be above 0 and at most 1; got {self.fresh}; 0.5 is the default.")
+        if not 0 < self.fresh < 1:
+            raise ValueError(
+                f"pool.fresh must be above 0 and below 1; got {self.fresh}; 0.5 is the default, and pool.size 0 leaves "
+                "the pool out."
+            )
 
     def beside(self, batch: int) -> int:
         """Return how many rows go on beside a batch of fresh ones."""

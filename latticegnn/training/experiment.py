@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,7 +185,7 @@ def train_apart(words: Mapping[Path, list[str]], workers: int) -> None:
         last = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
         return f"{place.name} (status {status}: {last})"
 
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, _terminable():
         try:
             failed = [text for text in pool.map(train, words) if text]
         except BaseException:
@@ -196,6 +198,16 @@ def train_apart(words: Mapping[Path, list[str]], workers: int) -> None:
             f"every run of an experiment must end; {len(failed)} of {len(words)} failed: {'; '.join(failed)}; see "
             "their logs beside their folders, and call again: runs that are done stay done."
         )
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM interrupt as Ctrl-C does, so that processes that were started are ended, too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:

@@ -109,7 +109,7 @@ def test_rows_go_on_from_the_pool_with_their_own_inputs_and_targets(clamp) -> No
         assert len(found) == len(rehearsal.held["targets"]), "no row is held twice"
 
 
-@pytest.mark.parametrize(("fresh", "beside"), [(1.0, 0), (0.5, 16), (0.25, 48), (0.8, 4), (0.01, 100)])
+@pytest.mark.parametrize(("fresh", "beside"), [(0.99, 0), (0.5, 16), (0.25, 48), (0.8, 4), (0.01, 100)])
 def test_the_share_of_fresh_rows(fresh, beside) -> None:
     assert Pool(size=100, fresh=fresh).beside(16) == beside
 
@@ -183,8 +183,9 @@ def test_wrong_settings_are_refused(refuses) -> None:
         Damage(low=4, high=3)
     with refuses("pool.size must be a whole number", "-1", "256"):
         Pool(size=-1)
-    with refuses("above 0 and at most 1", "0", "0.5"):
-        Pool(fresh=0.0)
+    for fresh in (0.0, 1.0):
+        with refuses("above 0 and below 1", str(fresh), "pool.size 0"):
+            Pool(fresh=fresh)
     with refuses("must leave a step to heal in", "damage.high 5 with rollouts of 5", "lower damage.high"):
         EmbeddingModule(build(), damage=Damage(0.5, high=5))
     EmbeddingModule(build(), unroll=Unroll("random", 6, 8), damage=Damage(0.5, high=5))

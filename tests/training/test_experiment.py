@@ -3,6 +3,9 @@
 import json
 import shutil
 import statistics
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -142,6 +145,25 @@ def test_workers_give_the_same_rows_and_those_that_fail_are_named(done, tiny_con
         assert row["fvu"] == pytest.approx(other["fvu"], rel=1e-5)
     with refuses("workers must be at least 1", "got 0", "leave it out"):
         run_experiment(file, workers=0)
+
+
+@pytest.mark.slow
+def test_sigterm_stops_the_workers_which_save(tiny_config, tmp_path) -> None:
+    endless = {"trainer": {"max_epochs": 100_000}, "early_stopping": {"patience": 100_000}, "save_every": 0.0}
+    file = write(tmp_path, tiny_config, variants={"endless": endless})
+    command = [sys.executable, "-m", "latticegnn", "experiment", "--config", str(file), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    folder, deadline = tmp_path / "runs" / "mine", time.monotonic() + 120
+    while len({path.parent for path in folder.glob("*/checkpoints/progress-*.ckpt")}) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    for seed in (0, 1):
+        (log,) = folder.glob(f"endless-seed{seed}-*.log")
+        assert "go on with: latticegnn fit --resume" in log.read_text()
 
 
 def result(lattice: float, baseline: float, gap: tuple[float, float, float], sha: str = "a") -> dict:
