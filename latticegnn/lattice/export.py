@@ -24,7 +24,7 @@ _DTYPES = {
     for dtype in (torch.float16, torch.float32, torch.float64, torch.bool, torch.int32, torch.int64)
 }
 _TAKEN: dict[Owner, set[str]] = {
-    "node": {"pos", "input", "output", "inputs", "outputs", "spec", "grid_shape", "label", "viz", "id"}
+    "node": {"pos", "x", "y", "z", "input", "output", "inputs", "outputs", "spec", "grid_shape", "label", "viz", "id"}
     | {f"{side}_{kind}" for side in ("input", "output") for kind in ("mask", "nodes")},
     "edge": {"tier", "distance", "offset", "dx", "dy", "dz", "index", "attr", "source", "target", "label", "id", "key"},
 }

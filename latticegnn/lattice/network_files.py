@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import networkx as nx
 
 _PLACE, _OFFSET = "xyz", ("dx", "dy", "dz")
-_GEXF = "http://gexf.net/1.2draft"
+_GEXF = "http://www.gexf.net/1.2draft"
 _VIZ = f"{_GEXF}/viz"
 
 
@@ -82,7 +82,7 @@ def _read(path: str | os.PathLike[str], parse: Callable[[Path], nx.DiGraph], nam
     try:
         network = parse(path)
         descriptions(network)
-    except (ElementTree.ParseError, nx.NetworkXError, LookupError, TypeError, ValueError) as error:
+    except (ElementTree.ParseError, nx.NetworkXError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"The file must be the {name} of a lattice. Received {path}: {type(error).__name__}: {error}. "
             f"Write it with write_{name.lower() if name == 'GraphML' else 'network'}."
