@@ -37,6 +37,7 @@ from latticegnn.lattice.spread import Zones as Zones
 from latticegnn.lattice.stencil import Stencil as Stencil
 from latticegnn.lattice.stencil import coordinates as coordinates
 from latticegnn.lattice.stencil import degrees as degrees
+from latticegnn.lattice.stencil import degrees_by_distance as degrees_by_distance
 from latticegnn.lattice.stencil import divisors as divisors
 from latticegnn.lattice.stencil import divisors_by_distance as divisors_by_distance
 from latticegnn.lattice.stencil import edge_count as edge_count

@@ -122,12 +122,12 @@ def _check_arrays(arrays: Mapping[str, Tensor], owner: Owner, rows: int) -> None
                 "which the graph or another array uses, or cannot. Rename it."
             )
         columns |= own | {name}
-        fits = array.dtype in _DTYPES.values() and array.dim() in (1, 2) and 0 < array.numel()
+        fits = array.dtype in _DTYPES.values() and array.dim() in (1, 2) and array.numel() > 0
         if not fits or len(array) != rows or not bool(array.isfinite().all()):
             raise ValueError(
-                f"An array of {owner}s holds finite numbers, [{rows}] or [{rows}, k], in {', '.join(_DTYPES)}. Received "
-                f"{name!r}, {array.dtype} of shape {tuple(array.shape)} with {int((~array.isfinite()).sum())} numbers "
-                "that are not finite. Cast it, or pick what is finite."
+                f"An array of {owner}s holds finite numbers, [{rows}] or [{rows}, k], in {', '.join(_DTYPES)}. "
+                f"Received {name!r}, {array.dtype} of shape {tuple(array.shape)}, "
+                f"{int((~array.isfinite()).sum())} numbers not finite. Cast it, or pick what is finite."
             )
 
 
