@@ -119,7 +119,7 @@ def lesion_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.barh([row["lesion"] for row in ordered], left, height=0.62, color=BLUE)
     for place, row in enumerate(ordered):
         axes.annotate(
-            f"{row['lesioned']:.3f}  ({-row['lost']:+.3f})", (max(row["lesioned"], 0), place), (6, 0),
+            f"{row['lesioned']:.3f}  ({row['lesioned'] - row['intact']:+.3f})", (max(row["lesioned"], 0), place), (6, 0),
             textcoords="offset points", va="center",
         )  # fmt: skip
     axes.axvline(ordered[0]["intact"], color=VERMILLION, linestyle="--", label=f"intact {ordered[0]['intact']:.3f}")

@@ -89,9 +89,12 @@ def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Figure:
             f"An ablation's rows share their main metric, {main}; received {len(rows)} rows, of which "
             f"{sum(main in row for row in rows)} have it. Draw the variants of each task by themselves."
         )
-    shown = [main, *(name for name in METRICS if name != main and all(name in row for row in rows))][:3]
-    figure = Figure(figsize=(4.6 + 2.4 * len(shown) + 2.2, 1.7 + 0.36 * len(rows)), layout="constrained")
-    panels = figure.subplots(1, len(shown) + 1, sharey=True, width_ratios=[1] * len(shown) + [1.6])
+    others = ("fvu", "cosine", "neighbour_recall@10", "recall@10")
+    shown = [main, *(name for name in others if name != main and all(name in row for row in rows))][:3]
+    compared = [row for row in rows if "difference" in row]
+    widths = [1.0] * len(shown) + [1.6] * bool(compared)
+    figure = Figure(figsize=(2.4 + 2.4 * sum(widths), 1.7 + 0.36 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
     places = range(len(rows))
     for axes, metric in zip(panels, shown, strict=False):
         label, better = METRICS[metric]
@@ -99,18 +102,18 @@ def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Figure:
             ours = row["model"] == "lattice"
             axes.errorbar(
                 row[metric], place, xerr=row[f"{metric}_sd"], fmt="o" if ours else "s", markersize=5, capsize=2,
-                color=VERMILLION if ours else GREY,
+                elinewidth=1.2, color=VERMILLION if ours else GREY,
             )  # fmt: skip
         axes.set_title(label.partition(" (")[2].rstrip(")") or label, fontsize=10)
         axes.set_xlabel(f"{better} is better", color=GREY)
-    sign = 1 if METRICS[main][1] == "higher" else -1
-    last = panels[-1]
-    last.axvline(0, color=GREY, linewidth=0.8)
-    for place, row in zip(places, rows, strict=True):
-        if "difference" in row:
-            _difference(last, place, row, sign)
-    last.set_title(f"difference in {main}", fontsize=10)
-    last.set_xlabel("95 %: thick over seeds, thin over rows", color=GREY)
+    if compared:
+        sign = 1 if METRICS[main][1] == "higher" else -1
+        panels[-1].axvline(0, color=GREY, linewidth=0.8)
+        for row in compared:
+            _difference(panels[-1], rows.index(row), row, sign)
+        panels[-1].set_title(f"difference in {panels[0].get_title(loc='left')}", fontsize=10)
+        panels[-1].set_xlabel("95 %: thick over seeds, thin over rows", color=GREY)
+    figure.suptitle("Variants: mean and standard deviation over seeds", x=0.01, ha="left", weight="bold", size=11)
     panels[0].set_yticks(places, [_named(row) for row in rows])
     panels[0].invert_yaxis()
     for axes in panels:

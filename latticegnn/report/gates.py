@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -46,7 +45,7 @@ def gate_maps(course: Tensor, graph: Data) -> Figure:
     layers = distance.unique()
     mean = torch.stack([weights[:, distance == layer].mean(dim=1) for layer in layers])
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
-    maps = np.atleast_1d(figure.subplots(1, len(Tier), sharey=True))
+    maps = figure.subplots(1, len(Tier), sharey=True)
     for tier, axes in zip(Tier, maps, strict=True):
         share = mean[:, :, tier]
         image = axes.imshow(

@@ -112,17 +112,18 @@ def tier_degrees(spec: LatticeSpec) -> Figure:
     tier = tiers_of(spec, distances.square().round().long())
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    beside = distances > 0
+    beside, handles = distances > 0, []
     gaps = distances.diff()
-    width = 0.8 * float(gaps.min()) if len(gaps) else 0.8
+    width = max(0.8 * float(gaps.min()), float(distances[-1]) / 150) if len(gaps) else 0.8
     for each in Tier:
         own = beside & (tier == int(each))
         name = each.name.lower()
         mean, least, most = (counts[:, own].double().mean(0), *counts[:, own].aminmax(dim=0))
-        label = f"{name}: {float(mean.sum()):.4g} neighbours a cell" if bool(own.any()) else f"{name}: none"
+        label = f"{name}: {float(mean.sum()):.4g} a cell" if bool(own.any()) else f"{name}: none"
+        handles.append(Patch(color=TIERS[name], label=label))
         x = distances[own].tolist()
-        axes.bar(x, mean.tolist(), width, color=TIERS[name], label=label)
-        axes.vlines(x, least.tolist(), most.tolist(), color=BLACK, linewidth=1.2)
+        axes.bar(x, mean.tolist(), width, color=TIERS[name])
+        axes.vlines(x, least.tolist(), most.tolist(), color=BLACK, linewidth=0.8)
     for radius in spec.thresholds:
         axes.axvline(radius, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_title("Neighbours by distance")
@@ -130,7 +131,7 @@ def tier_degrees(spec: LatticeSpec) -> Figure:
     axes.set_ylabel("neighbours of a cell")
     axes.set_xlim(left=0)
     axes.grid(axis="y")
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -31,7 +31,7 @@ def attractor_portrait(trajectory: Tensor, spec: LatticeSpec, rules: TimeRules |
     r"""Draw the paths of several rollouts in the plane in which their states vary most, coloured by step.
 
     The axes are the first two principal components of all states of all rollouts, :math:`U_2 S_2` of the centred
-    matrix [(T + 1)·B, N·F]. A path starts at a cross and ends at a mark that tells the class of its last states, see
+    matrix [(T + 1)·B, N·F] (Jolliffe, 2002). A path starts at a cross and ends at a mark that tells the class of its last states, see
     `latticegnn.analysis.classify_time`. A plane can hide what happens across it: its share of the variance is told.
 
     Args:
@@ -76,17 +76,18 @@ def attractor_portrait(trajectory: Tensor, spec: LatticeSpec, rules: TimeRules |
 def _principal(x: Tensor) -> tuple[Tensor, list[float]]:
     """Return each row's first two principal coordinates, and the parts of the variance that they hold."""
     centred = x - x.mean(dim=0)
-    left, strength, _ = torch.linalg.svd(centred, full_matrices=False)
-    total = float(strength.square().sum())
+    wide = centred.shape[0] <= centred.shape[1]
+    power, vectors = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)  # the smaller of the two
+    total = float(power.clamp_min(0).sum())
     if not total > 0:
         raise ValueError(
             "A portrait is of states that differ; received states that are all the same. Roll out other starts, or "
             "further."
         )
-    room = max(0, 2 - len(strength))
-    left = torch.nn.functional.pad(left[:, :2], (0, room))
-    strength = torch.nn.functional.pad(strength[:2], (0, room))
-    return left * strength, (strength.square() / total).tolist()
+    room = max(0, 2 - len(power))
+    power = torch.nn.functional.pad(power.flip(0)[:2].clamp_min(0), (0, room))
+    vectors = torch.nn.functional.pad(vectors.flip(1)[:, :2], (0, room))
+    return vectors * power.sqrt() if wide else centred @ vectors, (power / total).tolist()
 
 
 def _legend(classes: list[TimeClass]) -> list[Line2D]:
