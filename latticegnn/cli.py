@@ -163,7 +163,8 @@ def experiment(arguments: list[str]) -> int:
             folder, rows = run_experiment(settings.config, settings.workers)
             print(format_variants(rows))
             print(format_differences(rows))
-            for file in [*draw_experiment(folder, rows, places(settings.config)), *draw_analyses(folder)]:
+            draw_experiment(folder, rows, places(settings.config))
+            for file in draw_analyses(folder):
                 print(file)
     except Stopped as stopped:
         print(f"latticegnn: {stopped}; call the same command again to go on.", file=sys.stderr)

@@ -118,10 +118,8 @@ def lesion_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     left = [row["lesioned"] for row in ordered]
     axes.barh([row["lesion"] for row in ordered], left, height=0.62, color=BLUE)
     for place, row in enumerate(ordered):
-        axes.annotate(
-            f"{row['lesioned']:.3f}  ({row['lesioned'] - row['intact']:+.3f})", (max(row["lesioned"], 0), place), (6, 0),
-            textcoords="offset points", va="center",
-        )  # fmt: skip
+        text = f"{row['lesioned']:.3f}  ({row['lesioned'] - row['intact']:+.3f})"
+        axes.annotate(text, (max(row["lesioned"], 0), place), (6, 0), textcoords="offset points", va="center")
     axes.axvline(ordered[0]["intact"], color=VERMILLION, linestyle="--", label=f"intact {ordered[0]['intact']:.3f}")
     axes.axvline(0, color=GREY, linewidth=0.8)
     axes.set_title("What is left under each lesion")

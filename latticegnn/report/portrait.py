@@ -31,8 +31,9 @@ def attractor_portrait(trajectory: Tensor, spec: LatticeSpec, rules: TimeRules |
     r"""Draw the paths of several rollouts in the plane in which their states vary most, coloured by step.
 
     The axes are the first two principal components of all states of all rollouts, :math:`U_2 S_2` of the centred
-    matrix [(T + 1)·B, N·F] (Jolliffe, 2002). A path starts at a cross and ends at a mark that tells the class of its last states, see
-    `latticegnn.analysis.classify_time`. A plane can hide what happens across it: its share of the variance is told.
+    matrix :math:`U S V^\top` [(T + 1)·B, N·F]. A path starts at a cross and ends at a mark that tells the class of its
+    last states, see `latticegnn.analysis.classify_time`. A plane can hide what happens across it: its share of the
+    variance is told.
 
     Args:
         trajectory: Of B rollouts.
