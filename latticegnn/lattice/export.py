@@ -61,8 +61,8 @@ def to_networkx(
         if "state" in arrays["node"]:
             raise ValueError("A graph has one state. Received state and an array named state. Leave one of them out.")
         arrays["node"] = {"state": _one_state(state, graph.spec.num_nodes)} | arrays["node"]
-    for owner, rows in (("node", graph.spec.num_nodes), ("edge", graph.num_edges)):
-        _check_arrays(arrays[owner], owner, rows)
+    _check_arrays(arrays["node"], "node", graph.spec.num_nodes)
+    _check_arrays(arrays["edge"], "edge", graph.num_edges)
     result = kind_of(graph.spec)(**{name: json.dumps(graph[name].to_dict()) for name in DESCRIPTIONS})
     described = {owner: {name: _described(array) for name, array in own.items()} for owner, own in arrays.items()}
     if any(described.values()):

@@ -165,7 +165,7 @@ def _graphml_lines(network: nx.DiGraph) -> Iterator[str]:
     types, widths = _types(network), _widths(network)
     yield '<?xml version="1.0" encoding="utf-8"?>'
     yield '<graphml xmlns="http://graphml.graphdrawing.org/xmlns">'
-    for owner, columns in {"graph": dict.fromkeys(network.graph, "string"), **types}.items():
+    for owner, columns in [("graph", dict.fromkeys(network.graph, "string")), *types.items()]:
         for name, kind in columns.items():
             yield f'<key id="{owner}_{name}" for="{owner}" attr.name="{name}" attr.type="{kind}"/>'
     yield '<graph edgedefault="directed">'

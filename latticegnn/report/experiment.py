@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from latticegnn.report.plots import BLUE, GREEN, GREY, METRICS, OTHERS, VERMILLION, band, save, spanned, styled
 from latticegnn.report.run import CURVES, read_history
+from latticegnn.report.tables import named
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 LOOKS = [(colour, dash) for dash, colour in product(("-", "--", ":", "-."), (VERMILLION, BLUE, GREEN, *OTHERS))]
@@ -114,7 +115,7 @@ def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Figure:
         panels[-1].set_title(f"difference in {panels[0].get_title(loc='left')}", fontsize=10)
         panels[-1].set_xlabel("95 %: thick over seeds, thin over rows", color=GREY)
     figure.suptitle("Variants: mean and standard deviation over seeds", x=0.01, ha="left", weight="bold", size=11)
-    panels[0].set_yticks(places, [_named(row) for row in rows])
+    panels[0].set_yticks(places, [named(row) for row in rows])
     panels[0].invert_yaxis()
     for axes in panels:
         axes.grid(axis="x")
@@ -128,9 +129,8 @@ def _difference(axes: Any, place: int, row: Mapping[str, Any], sign: int) -> Non
     turn = 1 if row["model"] == "lattice" else -1
     spans = []
     for kind, width in (("seeds", 3.2), ("rows", 1.0)):
-        ends = row.get(f"difference_{kind}_low"), row.get(f"difference_{kind}_high")
-        if ends[0] is not None and ends[1] is not None:
-            spans.append((sorted(turn * end for end in ends), width))
+        if row.get(f"difference_{kind}_low") is not None:
+            spans.append((sorted(turn * row[f"difference_{kind}_{end}"] for end in ("low", "high")), width))
     better = bool(spans) and all(low * sign > 0 and high * sign > 0 for (low, high), _ in spans)
     worse = bool(spans) and all(low * sign < 0 and high * sign < 0 for (low, high), _ in spans)
     colour = BLUE if better else VERMILLION if worse else GREY
@@ -141,10 +141,6 @@ def _difference(axes: Any, place: int, row: Mapping[str, Any], sign: int) -> Non
     axes.annotate(
         f"− {other}", (1.02, place), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=GREY
     )  # fmt: skip
-
-
-def _named(row: Mapping[str, Any]) -> str:
-    return row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
 
 
 def draw_experiment(
