@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from latticegnn.lattice import build_graph as build_graph
     from latticegnn.lattice import from_networkx as from_networkx
     from latticegnn.lattice import read_graphml as read_graphml
+    from latticegnn.lattice import read_network as read_network
     from latticegnn.lattice import steps_needed as steps_needed
     from latticegnn.lattice import to_networkx as to_networkx
     from latticegnn.lattice import write_graphml as write_graphml
+    from latticegnn.lattice import write_network as write_network
     from latticegnn.model import LatticeModel as LatticeModel
     from latticegnn.model import LatticeOutput as LatticeOutput
     from latticegnn.nn import Expert as Expert
@@ -31,7 +33,7 @@ _HOMES = {
     "latticegnn.data": ("EmbeddingData", "Teacher"),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
-        "steps_needed", "to_networkx", "write_graphml",
+        "read_network", "steps_needed", "to_networkx", "write_graphml", "write_network",
     ),
     "latticegnn.model": ("LatticeModel", "LatticeOutput"),
     "latticegnn.nn": ("Expert", "LatticeCell"),

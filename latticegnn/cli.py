@@ -17,7 +17,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds, or search a space of settings
   analyse     look closer at a run that is done
-  export      write a lattice as GraphML
+  export      write a lattice as GraphML, GEXF or JSON
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
 """
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(arguments: list[str]) -> int:
     """Train, print the honest table, draw the figures; the run folder is printed last."""
-    from latticegnn.report.run import draw_run
+    from latticegnn.report.run import ROWS, draw_model, draw_run
     from latticegnn.report.tables import format_table, format_verdict
     from latticegnn.training.callbacks import Stopped
     from latticegnn.training.fit import Run
@@ -70,6 +70,7 @@ def fit(arguments: list[str]) -> int:
         return 130
     if first:
         draw_run(run.folder)
+        draw_model(run.model, run.data.splits["test"].tensors(ROWS)[0], run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))
         print(run.folder)
@@ -137,10 +138,11 @@ def experiment(arguments: list[str]) -> int:
     """Train variants × seeds, or search a space, and print one table; another call goes on where this one stopped."""
     from jsonargparse.typing import PositiveInt
 
+    from latticegnn.report.experiment import draw_experiment
     from latticegnn.report.sweep import draw_analyses
     from latticegnn.report.tables import format_differences, format_trials, format_variants
     from latticegnn.training.callbacks import Stopped
-    from latticegnn.training.experiment import load_experiment, run_experiment
+    from latticegnn.training.experiment import load_experiment, places, run_experiment
     from latticegnn.training.search import run_search
 
     parser = _parser("experiment", "Train variants of a configuration over several seeds.")
@@ -161,6 +163,7 @@ def experiment(arguments: list[str]) -> int:
             folder, rows = run_experiment(settings.config, settings.workers)
             print(format_variants(rows))
             print(format_differences(rows))
+            draw_experiment(folder, rows, places(settings.config))
             for file in draw_analyses(folder):
                 print(file)
     except Stopped as stopped:
@@ -190,14 +193,14 @@ def analyse(arguments: list[str]) -> int:
 
 
 def export(arguments: list[str]) -> int:
-    """Write a lattice with tiers, distances, offsets and ports as GraphML."""
-    from latticegnn.lattice import build_graph, write_graphml
+    """Write a lattice with tiers, distances, offsets and ports as GraphML, GEXF or JSON."""
+    from latticegnn.lattice import build_graph, write_network
 
-    parser = _lattice_parser("export", "Write a lattice as GraphML.")
-    parser.add_argument("--output", type=Path, required=True, help="File to write, for example cube.graphml.")
+    parser = _lattice_parser("export", "Write a lattice as a graph.")
+    parser.add_argument("--output", type=Path, required=True, help="File to write: cube.graphml, .gexf or .json.")
     settings = _parse(parser, arguments)
     graph = build_graph(settings.spec, settings.inputs, settings.outputs)
-    print(write_graphml(graph, settings.output))
+    print(write_network(graph, settings.output))
     return 0
 
 

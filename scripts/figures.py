@@ -1,4 +1,4 @@
-"""Draw the README's pictures again: the default lattice, and a signal that crosses it."""
+"""Draw the pictures of README and docs again that need no training: a lattice, a signal, neighbours, a portrait."""
 
 import argparse
 from pathlib import Path
@@ -6,13 +6,15 @@ from pathlib import Path
 import torch
 
 from latticegnn.model import LatticeModel
-from latticegnn.report import lattice_3d, save, signal_crossing
+from latticegnn.report import attractor_portrait, lattice_3d, save, signal_crossing, tier_degrees
 
 SEED = 0
+STARTS, FAR = 12, 128
+"""Rollouts of the portrait and their steps."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write lattice.png and signal.png."""
+    """Write lattice.png, signal.png, tiers.png and portrait.png."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("docs/images"), help="folder of the pictures")
     folder = parser.parse_args(arguments).output
@@ -22,10 +24,17 @@ def main(arguments: list[str] | None = None) -> None:
     embedding = torch.cat([embedding, torch.zeros_like(embedding)])
     with torch.no_grad():
         trajectory = model.rollout(embedding, trajectory=True).trajectory
+        # With half the step that crosses the cube in time, an untrained cell comes to rest rather than grow.
+        model.cell.step.mul_(0.5)
+        starts = torch.randn(STARTS, model.embedding_dim, generator=torch.Generator().manual_seed(SEED))
+        far = model.rollout(starts, FAR, trajectory=True).trajectory
     assert trajectory is not None
+    assert far is not None
     for name, figure in {
         "lattice": lattice_3d(model.graph),
         "signal": signal_crossing(trajectory[:, 0] - trajectory[:, 1], model.graph),
+        "tiers": tier_degrees(model.spec),
+        "portrait": attractor_portrait(far, model.spec),
     }.items():
         save(figure, folder / f"{name}.png")
         print(folder / f"{name}.png")

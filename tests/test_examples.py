@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from latticegnn.lattice import from_networkx, read_network
 from latticegnn.nn.classpath import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +77,28 @@ def test_regeneration(tmp_path) -> None:
         assert worst <= of_before
         assert row[9] == "never" or 0 <= int(row[9]) <= 10
     assert (tmp_path / "regeneration.png").is_file()
+
+
+@pytest.mark.slow
+def test_effective_graph(tmp_path) -> None:
+    file = tmp_path / "graph.gexf"
+    output = run("60_effective_graph.py", "--updates", "60", "--output", str(file))
+    before, after = map(float, re.search(r"before training ([\d.]+), after 60 updates ([\d.]+)", output).groups())
+    assert after < 0.5 < before
+    assert "216 cells, 1440 pairs of neighbours" in output
+    layers = [line.split() for line in re.findall(r"^ +\d +36 .*$", output, flags=re.MULTILINE)]
+    assert [row[0] for row in layers] == ["0", "1", "2", "3", "4", "5"], "the signal crosses a layer a step"
+    heard = [float(row[2]) for row in layers]
+    assert 0.95 < sum(heard) / 6 <= 1.0, "each cell hears one cell's worth, in all tiers that it has"
+    rows = re.findall(r"^  (gate-weighted|equal weights) +([\d. ]+)$", output, flags=re.MULTILINE)
+    for name, figures in rows:
+        clustering, by_chance, length, random_length, sigma = map(float, figures.split())
+        assert sigma == pytest.approx(clustering / by_chance / (length / random_length), rel=0.05), name
+        assert sigma > 1, "a lattice of radius 1.5 is full of triangles"
+    assert len(rows) == 2
+    graph = from_networkx(read_network(file))
+    assert graph.gate.shape == (216, 3)
+    assert len(graph.edge_weight) == graph.num_edges == 3096
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)

@@ -17,6 +17,10 @@ from latticegnn.analysis.damage import wall as wall
 from latticegnn.analysis.dynamics_class import TimeClass as TimeClass
 from latticegnn.analysis.dynamics_class import TimeRules as TimeRules
 from latticegnn.analysis.dynamics_class import classify_time as classify_time
+from latticegnn.analysis.effective import cell_statistics as cell_statistics
+from latticegnn.analysis.effective import effective_graph as effective_graph
+from latticegnn.analysis.effective import effective_weights as effective_weights
+from latticegnn.analysis.effective import gate_course as gate_course
 from latticegnn.analysis.known_systems import KnownRun as KnownRun
 from latticegnn.analysis.known_systems import confusion as confusion
 from latticegnn.analysis.known_systems import known_runs as known_runs

@@ -10,7 +10,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from latticegnn.analysis.cell_lesions import Plane, RandomCells
+from latticegnn.analysis.cell_lesions import CellLesion, Plane, RandomCells
 from latticegnn.analysis.lesions import Lesion, lesioned
 from latticegnn.analysis.metrics import fvu
 from latticegnn.lattice import LatticeSpec, Ports, hops
@@ -135,10 +135,9 @@ def percolation(
     for part in parts:
         found, reached = [], []
         for seed in draws:
-            lesion = RandomCells(part, seed)
-            with lesioned(model, lesion):
-                found.append(quality(_answers(model, inputs, count), targets))
-            reached.append(ports_reached(model.spec, model.inputs, model.outputs, lesion.mask(model.spec), count))
+            left, share = _left(model, inputs, targets, quality, RandomCells(part, seed), count)
+            found.append(left)
+            reached.append(share)
         mean, reach = statistics.fmean(found), _student(found)
         connected = sum(share > 0 for share in reached) / len(draws)
         rows.append(
@@ -175,12 +174,18 @@ def wall(
     """
     count, rows = model.steps if steps is None else steps, []
     for opening in openings:
-        lesion = Plane(axis, index, opening)
-        with lesioned(model, lesion):
-            found = quality(_answers(model, inputs, count), targets)
-        reached = ports_reached(model.spec, model.inputs, model.outputs, lesion.mask(model.spec), count)
-        rows.append({"opening": opening, "quality": found, "reached": reached})
+        left, reached = _left(model, inputs, targets, quality, Plane(axis, index, opening), count)
+        rows.append({"opening": opening, "quality": left, "reached": reached})
     return rows
+
+
+def _left(
+    model: LatticeModel, inputs: Tensor, targets: Tensor, quality: Quality, lesion: CellLesion, steps: int
+) -> tuple[float, float]:
+    """Return what a lesion leaves from the start on: of the quality, and of the ports within reach."""
+    with lesioned(model, lesion):
+        left = quality(_answers(model, inputs, steps), targets)
+    return left, ports_reached(model.spec, model.inputs, model.outputs, lesion.mask(model.spec), steps)
 
 
 def ports_reached(spec: LatticeSpec, inputs: Ports, outputs: Ports, lost: Tensor, steps: int) -> float:

@@ -1,9 +1,7 @@
 """Geometry of the lattice: cells, tiers, ports, light cones. It learns nothing."""
 
 from latticegnn.lattice.export import from_networkx as from_networkx
-from latticegnn.lattice.export import read_graphml as read_graphml
 from latticegnn.lattice.export import to_networkx as to_networkx
-from latticegnn.lattice.export import write_graphml as write_graphml
 from latticegnn.lattice.graph import attach_ports as attach_ports
 from latticegnn.lattice.graph import build_graph as build_graph
 from latticegnn.lattice.graph import check_tiers as check_tiers
@@ -13,6 +11,10 @@ from latticegnn.lattice.lightcone import arrival as arrival
 from latticegnn.lattice.lightcone import check_light_cone as check_light_cone
 from latticegnn.lattice.lightcone import hops as hops
 from latticegnn.lattice.lightcone import steps_needed as steps_needed
+from latticegnn.lattice.network_files import read_graphml as read_graphml
+from latticegnn.lattice.network_files import read_network as read_network
+from latticegnn.lattice.network_files import write_graphml as write_graphml
+from latticegnn.lattice.network_files import write_network as write_network
 from latticegnn.lattice.placement import Center as Center
 from latticegnn.lattice.placement import Corners as Corners
 from latticegnn.lattice.placement import CornersCenter as CornersCenter
@@ -35,6 +37,7 @@ from latticegnn.lattice.spread import Zones as Zones
 from latticegnn.lattice.stencil import Stencil as Stencil
 from latticegnn.lattice.stencil import coordinates as coordinates
 from latticegnn.lattice.stencil import degrees as degrees
+from latticegnn.lattice.stencil import degrees_by_distance as degrees_by_distance
 from latticegnn.lattice.stencil import divisors as divisors
 from latticegnn.lattice.stencil import divisors_by_distance as divisors_by_distance
 from latticegnn.lattice.stencil import edge_count as edge_count

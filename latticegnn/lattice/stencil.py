@@ -226,10 +226,21 @@ def divisors(spec: LatticeSpec) -> Tensor:
 
 def divisors_by_distance(spec: LatticeSpec) -> tuple[Tensor, Tensor]:
     """Return the distinct distances, float64 [S] and rising from 0, and `divisors` by distance, LongTensor [N, S]."""
+    return _by_distance(spec, ("periodic", "reflecting", "absorbing"))
+
+
+def degrees_by_distance(spec: LatticeSpec) -> tuple[Tensor, Tensor]:
+    """Return the distinct distances, float64 [S] and rising from 0, and neighbours at each, LongTensor [N, S].
+
+    Counted as `degrees` does, but for the cell itself, which is its one neighbour at distance 0.
+    """
+    return _by_distance(spec, ("periodic", "reflecting"))
+
+
+def _by_distance(spec: LatticeSpec, endless: Sequence[Boundary]) -> tuple[Tensor, Tensor]:
     offsets = stencil(spec).offsets
     squared, shell = offsets.square().sum(1).unique(return_inverse=True)
-    boxes = _target_boxes(spec, offsets, ("periodic", "reflecting", "absorbing"))
-    return squared.double().sqrt(), _by_label(spec, shell, len(squared), boxes)
+    return squared.double().sqrt(), _by_label(spec, shell, len(squared), _target_boxes(spec, offsets, endless))
 
 
 def _by_label(spec: LatticeSpec, labels: Tensor, count: int, boxes: tuple[Tensor, Tensor]) -> Tensor:

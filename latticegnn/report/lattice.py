@@ -16,8 +16,9 @@ from mpl_toolkits.mplot3d.art3d import Line3DCollection  # type: ignore[import-u
 from torch import Tensor
 from torch_geometric.data import Data
 
-from latticegnn.lattice import Tier, hops
-from latticegnn.report.plots import INPUT, OUTPUT, PALE, TIERS, styled
+from latticegnn.lattice import LatticeSpec, Tier, degrees_by_distance, hops
+from latticegnn.lattice.stencil import tiers_of
+from latticegnn.report.plots import BLACK, GREY, INPUT, OUTPUT, PALE, TIERS, styled
 
 BOTH, NOTHING = "#5B4A8A", "#EDEDED"
 
@@ -99,6 +100,42 @@ def _box(shape: tuple[int, int, int]) -> list[list[tuple[float, ...]]]:
 
 
 @styled
+def tier_degrees(spec: LatticeSpec) -> Figure:
+    """Draw how many neighbours a cell has at each distance, by tier: bars for the mean cell, lines from least to most.
+
+    The dotted lines are the radii at which tiers end. The cell itself, in its local tier, is left out.
+
+    Args:
+        spec: The lattice; it needs no edge list.
+    """
+    distances, counts = degrees_by_distance(spec)
+    tier = tiers_of(spec, distances.square().round().long())
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    beside, handles = distances > 0, []
+    gaps = distances.diff()
+    width = max(0.8 * float(gaps.min()), float(distances[-1]) / 150) if len(gaps) else 0.8
+    for each in Tier:
+        own = beside & (tier == int(each))
+        name = each.name.lower()
+        mean, least, most = (counts[:, own].double().mean(0), *counts[:, own].aminmax(dim=0))
+        label = f"{name}: {float(mean.sum()):.4g} a cell" if bool(own.any()) else f"{name}: none"
+        handles.append(Patch(color=TIERS[name], label=label))
+        x = distances[own].tolist()
+        axes.bar(x, mean.tolist(), width, color=TIERS[name])
+        axes.vlines(x, least.tolist(), most.tolist(), color=BLACK, linewidth=0.8)
+    for radius in spec.thresholds:
+        axes.axvline(radius, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_title("Neighbours by distance")
+    axes.set_xlabel("distance (cells)")
+    axes.set_ylabel("neighbours of a cell")
+    axes.set_xlim(left=0)
+    axes.grid(axis="y")
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
 def signal_crossing(trajectory: Tensor, graph: Data) -> Figure:
     r"""Draw how strong the signal is at each distance from the input ports after each step, and the light cone's front.
 
@@ -135,7 +172,7 @@ def signal_crossing(trajectory: Tensor, graph: Data) -> Figure:
             f"{int((~energy.isfinite()).sum())} cells that are not finite and {int((energy != 0).sum())} that are not "
             "zero. Check the input embedding and the step size."
         )
-    distance = _distance(graph)
+    distance = layers_from_inputs(graph)
     layers = distance.unique()
     arrival = hops(graph.spec, graph.input_nodes)
     signal = torch.stack([energy[:, distance == layer].mean(dim=1).sqrt() for layer in layers])
@@ -157,7 +194,7 @@ def signal_crossing(trajectory: Tensor, graph: Data) -> Figure:
     axes.set_xlabel("step")
     axes.set_ylabel("distance from the input ports (cells)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _name_layers(axes, layers.tolist(), set(distance[graph.output_mask].tolist()))
+    name_layers(axes, layers.tolist(), set(distance[graph.output_mask].tolist()))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, label="signal strength (RMS of the state)", extend="min", pad=0.02)
@@ -167,7 +204,7 @@ def signal_crossing(trajectory: Tensor, graph: Data) -> Figure:
     return figure
 
 
-def _distance(graph: Data) -> Tensor:
+def layers_from_inputs(graph: Data) -> Tensor:
     """Each cell's distance from the nearest input port, the short way round, in whole cells [N]."""
     place = graph.pos.double()
     nearest = torch.full((len(place),), torch.inf, dtype=torch.float64)
@@ -186,7 +223,8 @@ def _first(arrival: Tensor) -> float:
     return float(reached.min()) if len(reached) else math.inf
 
 
-def _name_layers(axes: Axes, layers: list[int], outputs: set[int]) -> None:
+def name_layers(axes: Axes, layers: list[int], outputs: set[int]) -> None:
+    """Label the rows of a picture by layer, those of the input and the output ports by name."""
     names = {layers.index(layer): f"output ports   {layer}" for layer in outputs} | {0: "input ports   0"}
     shown = {place: str(layers[place]) for place in range(0, len(layers), max(1, len(layers) // 8))} | names
     if len(outputs) > 3:  # spread over many layers, they would only clutter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -67,6 +68,26 @@ P = ParamSpec("P")
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """Draw in the house's style and leave the caller's settings of matplotlib alone."""
     return rc_context(STYLE)(draw)
+
+
+def band(
+    axes: Axes, x: Sequence[float], middle: Sequence[float], low: Sequence[float], high: Sequence[float], **line: Any
+) -> None:
+    """Draw a line and, behind it, what lies between two others, in its colour; ``line`` is for `Axes.plot`."""
+    (drawn,) = axes.plot(x, middle, **line)
+    axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, linewidth=0)
+
+
+def spanned(
+    curves: Sequence[Sequence[float]], centre: Callable[[Sequence[float]], float] = statistics.median
+) -> tuple[list[float], list[float], list[float]]:
+    """Return centre, lowest and highest of several curves, place by place; NaN where one of them is not finite."""
+    columns = [list(column) for column in zip(*curves, strict=True)]
+    whole = [all(math.isfinite(value) for value in column) for column in columns]
+    return tuple(
+        [float(pick(column)) if fine else math.nan for column, fine in zip(columns, whole, strict=True)]
+        for pick in (centre, min, max)
+    )  # type: ignore[return-value]
 
 
 @styled

@@ -7,9 +7,23 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from latticegnn.analysis.effective import gate_course
+from latticegnn.lattice import edge_count
+from latticegnn.model import LatticeModel
+from latticegnn.report.gates import gate_maps
+from latticegnn.report.lattice import lattice_3d, signal_crossing, tier_degrees
 from latticegnn.report.plots import gate_usage, honest_table, loss_curves, retention_curve, save
 
 CURVES = ("loss", "fvu", "cosine", "mrr@10")
+
+ROWS = 16
+"""Rows whose rollouts are drawn."""
+
+MOST_EDGES = 1_000_000
+"""Edges above which a lattice is drawn by its degrees alone."""
 
 
 def draw_run(folder: Path) -> None:
@@ -41,6 +55,34 @@ def draw_run(folder: Path) -> None:
     }
     if gates:
         save(gate_usage(gates, along="epoch"), figures / "gates.png")
+
+
+@torch.no_grad()
+def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
+    """Draw a lattice and what it does with a few rows as PNG files in the folder ``figures`` of its run.
+
+    Neighbours by distance; and for a lattice of at most `MOST_EDGES` edges its cells and ports in space, the gate's
+    weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about beside a zero
+    embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
+
+    Args:
+        model: In evaluation mode.
+        inputs: Embeddings [B, D].
+        folder: The run's.
+    """
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    save(tier_degrees(model.spec), figures / "tiers.png")
+    if sum(edge_count(model.spec).values()) > MOST_EDGES:
+        return
+    save(lattice_3d(model.graph), figures / "lattice.png")
+    rows = torch.cat([inputs, torch.zeros_like(inputs[:1])])
+    trajectory = model.rollout(rows, model.steps, trajectory=True).trajectory
+    assert trajectory is not None
+    signal = (trajectory[:, :-1] - trajectory[:, -1:]).square().mean(dim=1).sqrt()
+    if bool(trajectory.isfinite().all()) and bool(signal.any()):
+        save(gate_maps(gate_course(model, trajectory[:, :-1]), model.graph), figures / "gate_maps.png")
+        save(signal_crossing(signal, model.graph), figures / "signal.png")
 
 
 def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:

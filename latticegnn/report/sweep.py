@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from latticegnn.report.plots import BLUE, GREY, METRICS, OTHERS, VERMILLION, save, styled
+from latticegnn.report.plots import BLUE, GREY, METRICS, OTHERS, VERMILLION, band, save, spanned, styled
 from latticegnn.report.surface import surface_map
 
 Curve = Sequence[tuple[float, float]]
@@ -46,15 +45,8 @@ def sweep(curves: Mapping[str, Sequence[Curve]], metric: str, along: str) -> Fig
     colours = [VERMILLION, BLUE, *OTHERS] * len(curves)
     for colour, (name, several) in zip(colours, curves.items(), strict=False):
         x = [place for place, _ in several[0]]
-        columns = [[y for _, y in points] for points in zip(*several, strict=True)]
-        whole = [all(math.isfinite(y) for y in ys) for ys in columns]
-        middle, low, high = (
-            [pick(ys) if fine else math.nan for ys, fine in zip(columns, whole, strict=True)]
-            for pick in (statistics.median, min, max)
-        )
-        axes.plot(x, middle, color=colour, label=name, marker="o", markersize=3)
-        if len(several) > 1:
-            axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+        middle, low, high = spanned([[y for _, y in curve] for curve in several])
+        band(axes, x, middle, low, high, color=colour, label=name, marker="o", markersize=3)
     if better == "higher":
         axes.set_ylim(-0.05, 1.02)
     axes.set_title(label)

@@ -39,7 +39,7 @@ def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [["variant", "seeds", "parameters", *metrics, "seconds", "ms/update"]]
     for row in rows:
         figures = [f"{row[m]:.3f} ± {row[f'{m}_sd']:.3f}" if m in row else "–" for m in metrics]
-        lines.append([_named(row), str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
+        lines.append([named(row), str(row["seeds"]), f"{row['parameters']:,}", *figures, *_cost(row)])
     return columns(lines)
 
 
@@ -87,7 +87,8 @@ def format_trials(rows: Sequence[Mapping[str, Any]]) -> str:
     return columns(lines)
 
 
-def _named(row: Mapping[str, Any]) -> str:
+def named(row: Mapping[str, Any]) -> str:
+    """Name the model of an experiment's row: the variant, where it is its lattice."""
     return row["variant"] if row["model"] == "lattice" else f"{row['variant']}: {row['model']}"
 
 

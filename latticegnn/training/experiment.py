@@ -121,11 +121,7 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
         raise ValueError(f"workers must be at least 1; got {workers}; leave it out to train one run after the other.")
     experiment = load_experiment(path)
     folder = experiment.run_dir / path.stem
-    runs = {
-        (name, seed): _place(experiment, folder, name, seed)
-        for name in experiment.variants
-        for seed in experiment.seeds
-    }
+    runs = places(path)
     missing = {run: place for run, place in runs.items() if not (place / "metrics.json").is_file()}
     logger.info("%d of %d runs are done already", len(runs) - len(missing), len(runs))
     with tempfile.TemporaryDirectory() as scratch:
@@ -154,6 +150,17 @@ def run_experiment(path: Path, workers: int = 1) -> tuple[Path, list[dict[str, A
                 content["analysis"].setdefault(kind, {}).setdefault(name, []).append(found)
     write_atomically(folder / "experiment.json", json.dumps(content, indent=2).encode())
     return folder, rows
+
+
+def places(path: Path) -> dict[tuple[str, int], Path]:
+    """Return the folder of each run of an experiment's file by variant and seed, whether it is there or not."""
+    experiment = load_experiment(path)
+    folder = experiment.run_dir / path.stem
+    return {
+        (name, seed): _place(experiment, folder, name, seed)
+        for name in experiment.variants
+        for seed in experiment.seeds
+    }
 
 
 def train_apart(words: Mapping[Path, list[str]], workers: int) -> None:

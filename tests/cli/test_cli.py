@@ -10,8 +10,10 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pytest
+import torch
 import yaml
 
+import latticegnn as lg
 from latticegnn import __version__
 from latticegnn.cli import COMMANDS
 from latticegnn.data import EmbeddingCache
@@ -54,7 +56,8 @@ def test_fit_prints_the_table_and_the_folder_last(folder, call) -> None:
     assert out[-2].startswith("lattice − mean: fvu ")
     place = Path(out[-1])
     assert place.parent == Path("runs")
-    assert {file.name for file in (place / "figures").iterdir()} == {"table_fvu.png", "curves.png", "gates.png"}
+    drawn = {"table_fvu", "curves", "gates", "tiers", "lattice", "gate_maps", "signal"}
+    assert {file.name for file in (place / "figures").iterdir()} == {f"{name}.png" for name in drawn}
     assert Path("runs/latest").resolve() == place.resolve()
 
 
@@ -67,6 +70,7 @@ def test_experiment_prints_a_row_a_variant(folder, call) -> None:
     assert out[-2].startswith("plain − attention: fvu ")
     assert out[-1] == "runs/mine"
     assert len(list(Path("runs/mine").glob("*-seed0-*/metrics.json"))) == 2
+    assert {file.name for file in Path("runs/mine/figures").iterdir()} == {"ablation_fvu.png", "curves.png"}
 
 
 def test_doctor_is_ready_on_the_configurations_that_are_shipped(call, monkeypatch) -> None:
@@ -179,6 +183,16 @@ def test_export_can_be_read_by_networkx(call, tmp_path) -> None:
     distances = {data["distance"] for a, b, data in graph.edges(data=True) if a != b}
     assert min(distances) == pytest.approx(1)
     assert max(distances) == pytest.approx(12**0.5)
+
+
+@pytest.mark.parametrize("suffix", [".gexf", ".json"])
+def test_export_takes_the_format_from_the_name(suffix, call, tmp_path) -> None:
+    file = tmp_path / f"cube{suffix}"
+    status, out, err = call("export", "--spec.shape", "[2, 3, 2]", "--output", str(file))
+    assert (status, out, err) == (0, [str(file)], [])
+    graph = lg.from_networkx(lg.read_network(file))
+    assert graph.grid_shape == (2, 3, 2)
+    assert torch.equal(graph.edge_index, lg.build_graph(lg.LatticeSpec((2, 3, 2))).edge_index)
 
 
 def test_help_and_version(call) -> None:

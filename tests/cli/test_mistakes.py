@@ -257,6 +257,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         ("export", "--spec.shape", "[2, 2, 2]", "--output", "none/cube.graphml"),
         ("into an existing folder", "Received none/cube.graphml", "Create none first"),
     ),
+    "export: another ending": (
+        ("export", "--spec.shape", "[2, 2, 2]", "--output", "cube.png"),
+        ("ends in .graphml, .gexf, .json", "Received cube.png", "Rename it"),
+    ),
     "experiment: no file": (("experiment",), ("are required", "config", "see `latticegnn experiment --help`")),
     "experiment: missing": (
         ("experiment", "--config", "none.yaml"),

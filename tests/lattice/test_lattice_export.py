@@ -1,11 +1,16 @@
-"""networkx and GraphML: there and back without loss, and what is refused."""
+"""networkx, GraphML, GEXF and JSON: there and back without loss, and what is refused."""
 
+import json
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import networkx as nx
 import pytest
 import torch
+import torch_geometric.utils
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from latticegnn.lattice import (
     Grid,
@@ -14,10 +19,13 @@ from latticegnn.lattice import (
     build_graph,
     from_networkx,
     read_graphml,
+    read_network,
     to_networkx,
     write_graphml,
+    write_network,
 )
 
+SUFFIXES = [".graphml", ".gexf", ".json"]
 SPECS = [
     LatticeSpec(),
     LatticeSpec((3, 4, 5), "full", ("open", "periodic", "open"), "morton"),
@@ -112,6 +120,89 @@ def test_networkx_alone_reads_the_file_with_tiers_and_distances(tmp_path) -> Non
     assert {(source, target): values for source, target, values in plain.edges(data=True)} == expected
 
 
+def test_gephi_finds_places_and_weights_in_gexf(tmp_path) -> None:
+    graph = build_graph(LatticeSpec((2, 2, 3), radii=(0.5, 1.0, 1.5)))
+    weight = torch.rand(graph.num_edges, generator=torch.Generator().manual_seed(0))
+    path = write_network(to_networkx(graph, edges={"weight": weight}), tmp_path / "cube.gexf")
+    plain = nx.read_gexf(path, node_type=int)
+    places = [plain.nodes[node]["viz"]["position"] for node in range(12)]
+    assert [[place[axis] for axis in "xyz"] for place in places] == graph.pos.tolist()
+    found = [plain.edges[source, target]["weight"] for source, target in graph.edge_index.T.tolist()]
+    assert found == weight.tolist()
+    texts = ElementTree.parse(path).getroot().iter("{http://www.gexf.net/1.2draft}edge")
+    assert sorted(float(edge.get("weight")) for edge in texts) == sorted(weight.tolist())
+
+
+def arrays_for(graph, seed: int = 0) -> dict[str, dict[str, torch.Tensor]]:
+    """One array of each type and width."""
+    draw = torch.Generator().manual_seed(seed)
+    cells, edges = graph.spec.num_nodes, graph.num_edges
+    return {
+        "cells": {
+            "gate": torch.rand(cells, 3, generator=draw),
+            "activity": torch.rand(cells, generator=draw, dtype=torch.float64) * 1e-300,
+            "half": torch.rand(cells, 1, generator=draw).half(),
+            "arrival": torch.randint(-1, 9, (cells,), generator=draw),
+            "count": torch.randint(-9, 9, (cells, 2), generator=draw, dtype=torch.int32),
+            "lost": torch.rand(cells, generator=draw) < 0.5,
+        },
+        "edges": {
+            "weight": torch.rand(edges, generator=draw, requires_grad=True),
+            "flow": torch.rand(edges, 2, generator=draw),
+            "kept": torch.rand(edges, 2, generator=draw) < 0.5,
+        },
+    }
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("spec", SPECS[1:], ids=str)
+def test_every_format_brings_every_array_back_to_the_bit(spec, suffix, tmp_path) -> None:
+    graph = graph_of(spec)
+    arrays = arrays_for(graph)
+    state = torch.randn(spec.num_nodes, 3, generator=torch.Generator().manual_seed(1))
+    network = to_networkx(graph, state, **arrays)
+    for back in (network, read_network(write_network(network, tmp_path / f"cube{suffix}"))):
+        assert_same_network(network, back)
+        found = from_networkx(back)
+        expected = {"state": state} | arrays["cells"] | {f"edge_{name}": x for name, x in arrays["edges"].items()}
+        assert set(found.keys()) == set(graph.keys()) | set(expected)
+        for name, array in expected.items():
+            assert found[name].dtype == array.dtype
+            assert torch.equal(found[name], array)
+        for name, value in graph.to_dict().items():
+            assert torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=8, max_size=8),
+    st.lists(st.integers(-(2**63), 2**63 - 1), min_size=8, max_size=8),
+    st.sampled_from(SUFFIXES),
+)
+def test_any_finite_number_survives(tmp_path_factory, reals, wholes, suffix) -> None:
+    graph = build_graph(LatticeSpec((2, 2, 2), radii=(0.5, 1.0, 1.5)))
+    cells = {"real": torch.tensor(reals, dtype=torch.float64), "whole": torch.tensor(wholes)}
+    path = write_network(to_networkx(graph, cells=cells), tmp_path_factory.mktemp("any") / f"cube{suffix}")
+    found = from_networkx(read_network(path))
+    assert all(torch.equal(found[name], array) for name, array in cells.items())
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_pygs_own_conversion_reads_the_network(spec) -> None:
+    graph = graph_of(spec)
+    arrays = {} if spec is SPECS[0] else arrays_for(graph)
+    data = torch_geometric.utils.from_networkx(to_networkx(graph, torch.zeros(spec.num_nodes, 2), **arrays))
+    tiers = {"local": 0, "functional": 1, "distant": 2}
+    columns = [*data.edge_index, torch.tensor([tiers[name] for name in data.tier]), *data.offset.T]
+    ours = [*graph.edge_index, graph.edge_tier, *graph.edge_offset.T]
+    assert sorted(torch.stack(columns, dim=1).tolist()) == sorted(torch.stack(ours, dim=1).tolist())
+    assert torch.equal(data.pos, graph.pos)
+    assert torch.equal(data.input, graph.input_mask)
+    assert data.state.shape == (spec.num_nodes, 2)
+    for name, array in arrays.get("cells", {}).items():
+        assert torch.equal(data[name].float(), array.float())  # PyG keeps float32
+
+
 @pytest.mark.slow
 def test_a_16_cube_round_trips(tmp_path) -> None:
     graph = build_graph(LatticeSpec((16, 16, 16)))
@@ -157,9 +248,63 @@ def test_graphml_of_another_graph_is_refused(tmp_path, refuses) -> None:
         read_graphml(path)
 
 
+@pytest.mark.parametrize("suffix", [".gexf", ".json"])
+@pytest.mark.parametrize("content", ["", "no xml", "[]", "{}", "<gexf/>", '{"nodes": 1}', '{"nodes": [], "edges": []}'])
+def test_foreign_files_of_other_formats_are_refused(content, suffix, tmp_path, refuses) -> None:
+    path = tmp_path / f"cube{suffix}"
+    path.write_text(content)
+    with refuses(f"must be the {suffix[1:].upper()} of a lattice", path.name, "Write it with write_network"):
+        read_network(path)
+
+
+def test_json_that_lacks_places_is_refused(tmp_path, refuses) -> None:
+    path = write_network(build_graph(LatticeSpec((2, 2, 2))), tmp_path / "cube.json")
+    content = json.loads(path.read_text())
+    del content["nodes"][3]["pos"]
+    path.write_text(json.dumps(content))
+    with refuses("must be the JSON of a lattice", "KeyError: 'pos'", "Write it with write_network"):
+        read_network(path)
+
+
+def test_other_endings_are_refused(tmp_path, refuses) -> None:
+    graph = build_graph(LatticeSpec((2, 2, 2)))
+    for call in (lambda path: write_network(graph, path), read_network):
+        with refuses("ends in .graphml, .gexf, .json", "cube.png", "Rename it"):
+            call(tmp_path / "cube.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["pos", "x", "z", "input_mask", "spec", "num_nodes", "edge_weight", "label", "two words", "", "state_1"]
+)
+def test_names_that_are_taken_are_refused(name, refuses) -> None:
+    graph = build_graph(LatticeSpec((2, 2, 2)))
+    with refuses("array of nodes has a name of its own", repr(name), "Rename it"):
+        to_networkx(graph, torch.zeros(8, 2), cells={name: torch.zeros(8)})
+    with refuses("array of edges has a name of its own", "'offset'", "Rename it"):
+        to_networkx(graph, edges={"offset": torch.zeros(graph.num_edges)})
+    with refuses("one state", "state and an array named state", "Leave one"):
+        to_networkx(graph, torch.zeros(8, 2), cells={"state": torch.zeros(8)})
+
+
+@pytest.mark.parametrize(
+    "array",
+    [torch.zeros(7), torch.zeros(8, 0), torch.zeros(8, 2, 2), torch.zeros(8, dtype=torch.complex64)]
+    + [torch.full((8,), value) for value in (float("nan"), float("inf"))],
+    ids=lambda array: f"{array.dtype}{tuple(array.shape)}",
+)
+def test_arrays_that_do_not_fit_are_refused(array, refuses) -> None:
+    graph = build_graph(LatticeSpec((2, 2, 2)))
+    with refuses("holds finite numbers, [8] or [8, k]", f"'mine', {array.dtype} of shape", "Cast it"):
+        to_networkx(graph, cells={"mine": array})
+    with refuses(f"holds finite numbers, [{graph.num_edges}]", f"'mine', {array.dtype}", "Cast it"):
+        to_networkx(graph, edges={"mine": array})
+
+
 def test_a_missing_file_is_named(tmp_path, refuses) -> None:
-    with refuses("must exist", "none.graphml", "Check the path", FileNotFoundError):
-        read_graphml(tmp_path / "none.graphml")
+    for suffix in SUFFIXES:
+        with refuses("must exist", f"none{suffix}", "Check the path", FileNotFoundError):
+            read_network(tmp_path / f"none{suffix}")
 
 
 def test_torch_cluster_is_imported_only_when_used() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from latticegnn.report import percolation_curve, recovery_curves, save, wall_curve
+from latticegnn.report import lesion_bars, percolation_curve, recovery_curves, save, wall_curve
 
 
 def course(quality: float) -> list[dict[str, float]]:
@@ -40,8 +40,19 @@ def test_the_curves_show_their_rows(tmp_path) -> None:
     save(figure, tmp_path / "wall.png")
 
 
+def test_bars_show_what_each_lesion_leaves(tmp_path) -> None:
+    lost = {"distant": 0.1, "half of the ports": 0.5, "nothing": 0.0}
+    figure = lesion_bars([{"lesion": n, "intact": 0.6, "lesioned": 0.6 - x, "lost": x} for n, x in lost.items()])
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["nothing", "distant", "half of the ports"]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.6, 0.5, 0.1])
+    assert [text.get_text() for text in axes.texts] == ["0.600  (+0.000)", "0.500  (-0.100)", "0.100  (-0.500)"]
+    assert list(axes.lines[0].get_xdata()) == [0.6, 0.6]
+    save(figure, tmp_path / "lesions.png")
+
+
 def test_pictures_need_rows(refuses) -> None:
-    for draw, name in ((percolation_curve, "percolation"), (wall_curve, "wall")):
+    for draw, name in ((percolation_curve, "percolation"), (wall_curve, "wall"), (lesion_bars, "quality_lost")):
         with refuses("at least one row", "received none", name):
             draw([])
     for models in ({}, {"a": []}, {"a": [course(1.0), course(1.0)[:3]]}):

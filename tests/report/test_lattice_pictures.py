@@ -9,7 +9,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from latticegnn.lattice import LatticeSpec, Ports, build_graph
-from latticegnn.report import lattice_3d, save, signal_crossing
+from latticegnn.report import lattice_3d, save, signal_crossing, tier_degrees
 from latticegnn.report.plots import INPUT, OUTPUT, TIERS
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,34 @@ def test_cubes_of_other_kinds(tmp_path):
     flat = lattice_3d(cube(shape=(5, 5, 1), boundary="periodic", radii=(0.5, 1.0, 1.5)))
     assert "4 functional neighbours" in legend(flat)
     save(flat, tmp_path / "flat.png")
+
+
+@pytest.mark.parametrize("settings", [{}, {"boundary": "absorbing"}, {"connectivity": "full", "order": "morton"}])
+def test_neighbours_by_distance_are_those_of_the_graph(settings) -> None:
+    graph = cube(shape=(4, 3, 5), radii=(1.0, 1.5, 2.0), **settings)
+    figure = tier_degrees(graph.spec)
+    (axes,) = figure.axes
+    found = {round(bar.get_x() + bar.get_width() / 2, 4): bar for bar in axes.patches}
+    ranges = {round(x[0][0], 4): (x[0][1], x[1][1]) for lines in axes.collections for x in lines.get_segments()}
+    for distance in graph.edge_attr[:, 0].unique().tolist()[1:]:
+        own = graph.edge_attr[:, 0] == distance
+        counts = torch.bincount(graph.edge_index[1, own], minlength=60)
+        bar = found.pop(round(distance, 4))
+        assert bar.get_height() == pytest.approx(float(counts.double().mean()))
+        assert ranges[round(distance, 4)] == (int(counts.min()), int(counts.max()))
+        tier = ["local", "functional", "distant"][int(graph.edge_tier[own][0])]
+        assert to_hex(bar.get_facecolor()).upper() == TIERS[tier]
+    assert not found
+    assert legend(figure)[0] == f"local: {(graph.edge_tier == 0).sum() / 60 - 1:.4g} a cell"
+    if settings == {}:
+        assert {line.get_xdata()[0] for line in axes.lines} == {1.0, 1.5, 2.0}
+
+
+def test_a_tier_without_neighbours_says_so(tmp_path) -> None:
+    figure = tier_degrees(LatticeSpec())
+    assert legend(figure) == ["local: none", "functional: 5.25 a cell", "distant: 9.188 a cell"]
+    assert legend(tier_degrees(LatticeSpec((1, 1, 1))))[2] == "distant: none"
+    save(figure, tmp_path / "tiers.png")
 
 
 def front_of(figure) -> np.ndarray:
@@ -124,6 +152,8 @@ def test_the_readmes_pictures_are_a_commands_output(tmp_path, capsys):
     figures = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(figures)
     figures.main(["--output", str(tmp_path)])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["lattice.png", "signal.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "lattice.png", "portrait.png", "signal.png", "tiers.png",
+    ]  # fmt: skip
     assert all(5_000 < file.stat().st_size < 200_000 for file in tmp_path.iterdir())
     assert "signal.png" in capsys.readouterr().out

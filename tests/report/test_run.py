@@ -4,8 +4,12 @@ import json
 
 import matplotlib.image
 import pytest
+import torch
 
-from latticegnn.report.run import draw_run, read_history
+from latticegnn.lattice import LatticeSpec
+from latticegnn.model import LatticeModel
+from latticegnn.report import run
+from latticegnn.report.run import draw_model, draw_run, read_history
 
 LOG = """epoch,gate/distant,gate/entropy,gate/functional,step,train/loss,validation/fvu,validation/loss,train/lr
 0,,,,9,2.5,,,0.1
@@ -86,3 +90,23 @@ def test_a_run_that_was_resized_has_its_curve(folder) -> None:
     (folder / "sizes.json").write_text(json.dumps({"trained": [8, 8, 8], "rows": 9, "sizes": sizes}))
     draw_run(folder)
     assert drawn(folder) == {"table_fvu.png", "retention.png"}
+
+
+def test_a_model_is_drawn_with_what_it_does(tmp_path, monkeypatch) -> None:
+    model = LatticeModel(LatticeSpec((3, 3, 4), radii=(0.5, 1.0, 1.5)), embedding_dim=6, channels=4, steps=4).eval()
+    inputs = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    draw_model(model, inputs, tmp_path)
+    assert drawn(tmp_path) == {"tiers.png", "lattice.png", "gate_maps.png", "signal.png"}
+    for part, value in (("silent", 0.0), ("broken", float("inf"))):
+        with torch.no_grad():
+            next(model.mapper.parameters()).fill_(value)
+            if part == "silent":
+                for parameter in model.transformer.encoder.parameters():
+                    parameter.zero_()
+        (tmp_path / part).mkdir()
+        draw_model(model, inputs, tmp_path / part)
+        assert drawn(tmp_path / part) == {"tiers.png", "lattice.png"}, part
+    (tmp_path / "large").mkdir()
+    monkeypatch.setattr(run, "MOST_EDGES", 10)
+    draw_model(model, inputs, tmp_path / "large")
+    assert drawn(tmp_path / "large") == {"tiers.png"}
