@@ -98,6 +98,7 @@ def _content(run: Done, rows: Sequence[int] | None, budget: int) -> dict[str, An
     run.model.eval()
     reference = run.data.splits["train"].tensors(SAMPLE)[0].mean(dim=0)
     shown = run.data.splits["test"].inputs[torch.tensor(chosen)]
+    validation = [f"validation/{quantity}" for quantity in CURVES]  # a term of the loss may have a metric's name
     return {
         "name": name,
         "metrics": metrics,
@@ -108,7 +109,7 @@ def _content(run: Done, rows: Sequence[int] | None, budget: int) -> dict[str, An
             "name": name,
             "rows": [_label(run.data, row) for row in chosen],
             "cube": pack_rollout(run.model, shown, reference, budget),
-            "curves": {key: values for key, values in history.items() if key.rpartition("/")[2] in CURVES},
+            "curves": {key: history[key] for key in ("train/loss", *validation) if key in history},
             "gates": {key[5:]: values for key, values in history.items() if key.startswith("gate/")},
         },
     }
@@ -120,8 +121,8 @@ def _chosen(rows: Sequence[int] | None, count: int) -> list[int]:
         return [place * count // ROWS for place in range(min(ROWS, count))]
     if not rows or not all(0 <= row < count for row in rows) or len(set(rows)) < len(rows):
         raise ValueError(
-            f"rows are different numbers of test rows, from 0 to {count - 1}, at least one; got {list(rows)}; write for "
-            "instance --rows '[0, 5]'."
+            f"rows are different numbers of test rows, from 0 to {count - 1}, at least one; got {list(rows)}; write "
+            "for instance --rows '[0, 5]'."
         )
     return list(rows)
 

@@ -47,8 +47,8 @@ def pack_rollout(model: LatticeModel, inputs: Tensor, reference: Tensor, budget:
         budget: Bytes of packed numbers, at least those of the 2×2×2 corners.
 
     Returns:
-        ``shape``, ``limits`` (largest squared distance of each tier), ``boundaries``, ``planes`` (kept coordinates along
-        x, y and z), ``experts`` (names), ``steps`` T, ``ended`` (the step after which each row's own rollout ends),
+        ``shape``, ``limits`` (largest squared distance of each tier), ``boundaries``, ``planes`` (kept coordinates by
+        axis), ``experts`` (names), ``steps`` T, ``ended`` (the step after which each row's own rollout ends),
         ``top``, ``decades``, ``scale`` [F], ``usage`` (mean gate weight over rows and all cells, [T + 1, experts]),
         and in base64, cells in the planes' order, z fastest: ``signal`` uint8 [R, T + 1, n], ``state`` int8
         [R, T + 1, n, F], ``gate`` uint8 [R, T + 1, n, experts], ``arrival`` int16 [n] (first step at which a signal

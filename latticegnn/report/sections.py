@@ -35,8 +35,9 @@ def summary(content: Mapping[str, Any]) -> str:
         f'<section><h2>Does it win? <span class="run">{name}</span></h2>'
         f"<p>Task {task}, seed {seed}. Values on the {content['metrics']['data']['rows']['test']} rows held out; in "
         "brackets the 95 % bootstrap interval over these rows, in bold the best value of a column.</p>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {name}"><table><caption>The honest table of '
-        f"{name}</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {name}"><table>'
+        f"<caption>The honest table of {name}</caption><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
         + (f"<h3>Verdicts, paired row by row</h3><ul>{verdicts}</ul>" if verdicts else "")
         + "</section>"
     )

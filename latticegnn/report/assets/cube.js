@@ -81,16 +81,16 @@ class Cube {
   project([x, y, z]) {
     const { sy, cy, sp, cp, unit, middle } = this.eye;
     const across = x * cy - y * sy, away = x * sy + y * cy;
-    const depth = away * cp - z * sp, up = z * cp + away * sp, near = 4.5 / (4.5 + depth);
+    const depth = away * cp - z * sp, up = z * cp + away * sp, near = 7 / (7 + depth);
     return [middle[0] + across * unit * near, middle[1] - up * unit * near, depth, near];
   }
   aim(view) {
     const box = this.canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    const unit = Math.min(width, height) * 0.315 * view.zoom;
+    const unit = Math.min(width, height) * 0.3 * view.zoom;
     this.eye = { sy: Math.sin(view.yaw), cy: Math.cos(view.yaw), sp: Math.sin(view.pitch), cp: Math.cos(view.pitch), unit,
-      middle: [width / 2, height / 2], ratio };
+      middle: [width / 2, 0.48 * height], ratio };
     this.seen = this.cells.map((cell) => this.project(cell));
     this.order.sort((a, b) => this.seen[b][2] - this.seen[a][2]);
   }
@@ -107,7 +107,7 @@ class Cube {
     const rim = inkOf("--rim"), idle = inkOf("--idle"), dark = matchMedia("(prefers-color-scheme: dark)").matches;
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.drawBox(pen, view);
-    const first = rollout.at(view.row, view.step), size = 0.4 * this.gap * this.eye.unit;
+    const first = rollout.at(view.row, view.step), size = 0.34 * this.gap * this.eye.unit;
     this.drawn = [];
     for (const cell of this.order) {
       if (!this.visible(view, cell)) continue;
@@ -121,11 +121,13 @@ class Cube {
       pen.strokeStyle = rim;
       if (look.colour) pen.stroke();
       pen.globalAlpha = 1;
-      const port = rollout.ports[cell], front = view.front && rollout.arrival[cell] === view.step;
-      if (port) this.ring(pen, x, y, size * near * 1.02, port === 1 ? this.palette.input : this.palette.output, 1.3, []);
-      if (front) this.ring(pen, x, y, size * near * 1.2, rim, 1.2, [2 * ratio, 2 * ratio]);
+      const port = rollout.ports[cell], around = Math.max(radius, 0.5 * size * near) + 2 * ratio;
+      if (port) this.ring(pen, x, y, around, port === 1 ? this.palette.input : this.palette.output, 2, []);
+      if (view.front && rollout.arrival[cell] === view.step)
+        this.ring(pen, x, y, around + 3 * ratio, rim, 1, [2 * ratio, 2 * ratio]);
       this.drawn.push(cell);
     }
+    this.drawNames(pen);
     if (this.chosen !== null) this.drawEdges(pen, view, size);
   }
   // Colour and size of a cell: strong signals are large, and far from the background's colour.
@@ -144,7 +146,7 @@ class Cube {
       return { colour: palette.tiers[rollout.experts[most]], size: 0.3 + 0.7 * weights[most], alpha: 1 };
     }
     const place = Math.round(255 * share);
-    return { colour: palette.signal[dark ? place : 255 - place], size: 0.35 + 0.65 * share, alpha: 1 };
+    return { colour: palette.signal[dark ? place : 255 - place], size: 0.35 + 0.65 * share, alpha: 0.5 + 0.5 * share };
   }
   ring(pen, x, y, radius, colour, width, dash) {
     pen.beginPath();
@@ -165,7 +167,7 @@ class Cube {
     pen.setLineDash([]);
   }
   drawBox(pen, view) {
-    const ends = this.rollout.shape.map((n) => n - 1), soft = inkOf("--soft"), grey = inkOf("--line");
+    const ends = this.rollout.shape.map((n) => n - 1), grey = inkOf("--line");
     for (let axis = 0; axis < 3; axis++)
       for (const corner of [[0, 0], [0, 1], [1, 0], [1, 1]]) {
         const from = [0, 0, 0], others = [0, 1, 2].filter((other) => other !== axis);
@@ -182,7 +184,10 @@ class Cube {
       });
       places.forEach((place, k) => this.line(pen, place, places[(k + 1) % 4], inkOf("--accent"), 2, []));
     }
-    Object.assign(pen, { fillStyle: soft, font: `${13 * this.eye.ratio}px sans-serif`, textAlign: "center" });
+  }
+  drawNames(pen) {
+    const ends = this.rollout.shape.map((n) => n - 1);
+    Object.assign(pen, { fillStyle: inkOf("--ink"), font: `${13 * this.eye.ratio}px sans-serif`, textAlign: "center" });
     ["x", "y", "z"].forEach((name, axis) => {
       const [x, y] = this.project(this.centred(ends.map((end, k) => (k === axis ? end + 0.1 * Math.max(...ends, 1) : 0))));
       pen.fillText(name, x, y);

@@ -12,7 +12,8 @@ function element(name, attributes = {}, ...children) {
 
 function rounded(value) {
   const size = Math.abs(value);
-  return value === 0 ? "0" : size >= 0.01 && size < 1000 ? value.toPrecision(3) : value.toExponential(1);
+  const text = value === 0 ? "0" : size >= 0.01 && size < 1000 ? value.toPrecision(3) : value.toExponential(1);
+  return text.replaceAll("-", "−");
 }
 
 function percent(share) { return `${Math.round(100 * share)} %`; }
@@ -21,7 +22,7 @@ function percent(share) { return `${Math.round(100 * share)} %`; }
 function amount(text, part, middle) {
   const width = `${Math.min(1, Math.abs(part)) * (middle ? 50 : 100)}%`, left = middle ? (part < 0 ? `calc(50% - ${width})` : "50%") : "0";
   const bar = element("i", { "aria-hidden": "true" }, element("b", { style: { width, marginLeft: left } }));
-  return element("span", { class: "amount" }, element("span", { style: { minWidth: "4.5em" } }, text), bar);
+  return element("span", { class: middle ? "amount signed" : "amount" }, element("span", { style: { minWidth: "4.5em" } }, text), bar);
 }
 
 function arrivalText(arrival, step) {
@@ -69,7 +70,7 @@ function legend(box, cube, view, palette) {
   const bar = (flip) => {
     const colours = palette.signal.filter((_, k) => k % 15 === 0);
     if (flip) colours.reverse();
-    return element("span", { class: "bar", "aria-hidden": "true", style: { background: `linear-gradient(90deg, ${colours})` } });
+    return element("i", { class: "bar", "aria-hidden": "true", style: { background: `linear-gradient(90deg, ${colours})` } });
   };
   const parts = {
     signal: () => [`${rounded(rollout.top * 10 ** -SHOWN)} and less`, bar(!dark), `${rounded(rollout.top)}, the strongest (logarithmic)`,
@@ -78,5 +79,5 @@ function legend(box, cube, view, palette) {
     arrival: () => ["step 0", bar(dark), `step ${rollout.last}`, "large: reached"],
   }[view.colour]();
   const ports = [dot(palette.input, "input port", true), dot(palette.output, "output port", true)];
-  box.replaceChildren(...parts, ...ports, ...(view.front ? ["dashed ring: the front"] : []));
+  box.replaceChildren(...[...parts, ...ports, ...(view.front ? ["dashed ring: the front"] : [])].map((part) => element("span", {}, part)));
 }
