@@ -207,7 +207,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("--other", type=Path | None, default=None, help="Folder of a run to show beside it.")
     parser.add_argument("--rows", type=list[int] | None, default=None, help="Test rows to play, by number: '[0, 5]'.")
     parser.add_argument(
-        "--output", type=Path | None, default=None, help="File, unless report.html in the run's folder."
+        "--output", type=Path | None, default=None, help="File; report.html in the run's folder."
     )
     settings = _parse(parser, arguments)
     other = None if settings.other is None else FinishedRun(settings.other)

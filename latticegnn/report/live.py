@@ -26,10 +26,11 @@ class LivePictures(pl.Callback):
     """Draws one validation row's rollout for TensorBoard, as often as `SHARE` of the time allows.
 
     The first pictures are drawn after the first epoch; others follow at the ends of epochs, as soon as what was spent
-    and as much again as the last ones took are within that share of the training time. ``gate by step`` is the mean gate weight by tier after each step, ``signal by layer``
-    what `signal_crossing` draws, ``cube/…`` the cells in space, which TensorBoard's mesh plugin lets the reader turn,
-    coloured by the signal after half of the steps and after the last one. The signal is what sets the row apart from
-    the mean of its batch. A rollout that is not finite, or moves no signal, is not drawn.
+    and as much again as the last ones took are within that share of the training time. ``gate by step`` is the mean
+    gate weight by tier after each step, ``signal by layer`` what `signal_crossing` draws, ``cube/…`` the cells in
+    space, which TensorBoard's mesh plugin lets the reader turn, coloured by the signal after half of the steps and
+    after the last one. The signal is what sets the row apart from the mean of its batch. A rollout that is not finite,
+    or moves no signal, is not drawn.
 
     Attributes:
         spent: Seconds that pictures took so far.
