@@ -206,9 +206,7 @@ def report(arguments: list[str]) -> int:
     parser.add_argument("run", type=Path, help="Folder of the run, for instance runs/latest.")
     parser.add_argument("--other", type=Path | None, default=None, help="Folder of a run to show beside it.")
     parser.add_argument("--rows", type=list[int] | None, default=None, help="Test rows to play, by number: '[0, 5]'.")
-    parser.add_argument(
-        "--output", type=Path | None, default=None, help="File; report.html in the run's folder."
-    )
+    parser.add_argument("--output", type=Path | None, default=None, help="File; report.html in the run's folder.")
     settings = _parse(parser, arguments)
     other = None if settings.other is None else FinishedRun(settings.other)
     print(write_report(FinishedRun(settings.run), other, settings.rows, settings.output))

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from latticegnn.lattice import coordinates
 from latticegnn.lattice.graph import attach_ports
 from latticegnn.model import LatticeModel
-from latticegnn.report.lattice import DECADES, signal_crossing
+from latticegnn.report.lattice import DECADES, NOISE, signal_crossing
 from latticegnn.report.plots import gate_usage
 
 SHARE = 0.01
@@ -64,7 +64,7 @@ def _show(writer: Any, model: LatticeModel, inputs: Tensor, update: int) -> None
     states = model.rollout(rows, steps=model.steps, trajectory=True).trajectory
     assert states is not None
     signal = (states[:, 0] - states[:, 1]).cpu()
-    if not bool(states.isfinite().all()) or not bool(signal.any()):
+    if not bool(states.isfinite().all()) or float(signal.abs().max()) <= NOISE * float(states.abs().max()):
         return
     shares = torch.stack([model.cell.gates(state[:1]).mean(dim=(0, 1)) for state in states])
     usage = dict(zip(model.cell.experts, shares.T.tolist(), strict=True))

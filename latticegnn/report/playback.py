@@ -14,6 +14,7 @@ from torch import Tensor
 from latticegnn.lattice import hops
 from latticegnn.lattice.stencil import node_grid, squared_limits
 from latticegnn.model import LatticeModel
+from latticegnn.report.lattice import NOISE
 
 DECADES = 4
 """Powers of ten below the strongest signal that the page tells apart; weaker ones count as none."""
@@ -55,7 +56,7 @@ def pack_rollout(model: LatticeModel, inputs: Tensor, reference: Tensor, budget:
         from an input port can be there, −1 for never) and ``ports`` uint8 [n] (1 input, 2 output, 3 both).
 
     Raises:
-        ValueError: When a state is not finite, or no signal moves.
+        ValueError: When a state is not finite, or no row differs from the reference.
     """
     rows = torch.cat([inputs, reference[None]])
     ended = model(rows).steps[:-1]
@@ -65,9 +66,9 @@ def pack_rollout(model: LatticeModel, inputs: Tensor, reference: Tensor, budget:
     states = trajectory[:, :-1]
     signal = (states - trajectory[:, -1:]).square().mean(dim=-1).sqrt()  # [T + 1, R, N]
     top = float(signal.max())
-    if not (math.isfinite(top) and top > 0):
+    if not (math.isfinite(top) and top > NOISE * float(states.abs().max())):
         raise ValueError(
-            f"a rollout is played where its signal is finite, and not zero everywhere; the strongest one is {top:g} "
+            f"a rollout is played where its signal is finite, and more than rounding; the strongest one is {top:.1g} "
             f"over {steps} steps; choose other rows, or look for the step at which the states diverge."
         )
     gates = torch.stack([model.cell.gates(state) for state in states])  # [T + 1, R, N, experts]
@@ -107,7 +108,7 @@ def log_bytes(share: Tensor) -> Tensor:
 
 def kept_planes(shape: Sequence[int], most: int) -> list[Tensor]:
     """Choose coordinates along each axis so that at most so many cells are kept, both ends always among them."""
-    for side in range(max(shape), 1, -1):
+    for side in range(max(*shape, 2), 1, -1):
         kept = [min(length, side) for length in shape]
         if math.prod(kept) <= most:
             break

@@ -2,7 +2,7 @@
 
 function drawCharts(content) {
   const style = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: inkOf("--ink"), size: 13 },
-    margin: { l: 55, r: 15, t: 45, b: 45 }, legend: { orientation: "h", y: -0.25 } };
+    margin: { l: 55, r: 15, t: 45, b: 80 }, legend: { orientation: "h", y: -0.3 } };
   const axis = { gridcolor: inkOf("--line"), zerolinecolor: inkOf("--line"), automargin: true };
   const dark = matchMedia("(prefers-color-scheme: dark)").matches;
   const colours = dark ? { train: "#56B4E9", validation: "#E69F00" } : { train: "#0072B2", validation: "#D55E00" };
