@@ -22,8 +22,9 @@ class Seen:
     """A page that is open, with everything it said and asked for."""
 
     def __init__(self, page: Page, file) -> None:
-        self.page, self.requests, self.said = page, [], []
-        page.on("request", lambda request: self.requests.append(request.url))
+        self.page, self.asked, self.said = page, [], []
+        # Plain functions: playwright sets attributes on what it calls.
+        page.on("request", lambda request: self.asked.append(request))
         page.on("console", lambda message: self.said.append(message.text))
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.goto(file.as_uri())
@@ -45,8 +46,12 @@ class Seen:
             input.dispatchEvent(new Event('input', {{ bubbles: true }}));
         }})()""")
 
+    def inspection(self) -> dict[str, str]:
+        rows = self.page.locator(".inspection tr")
+        return dict(rows.evaluate_all("rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"))
+
     def well(self) -> None:
-        assert self.requests == [self.file.as_uri()]
+        assert [request.url for request in self.asked] == [self.file.as_uri()]
         assert self.said == []
 
 
@@ -136,11 +141,20 @@ def test_the_page_plays_and_filters_and_asks_for_nothing(see, run) -> None:
     assert len(pictures) == 4  # the row moves no arrival
     page.locator("#colour").select_option("signal")
     assert seen.picture() not in pictures
-    page.wait_for_selector(".js-plotly-plot .scatterlayer path.js-line")
-    assert page.locator(".chart").count() == 4
-    paints = dict(seen("performance.getEntriesByType('paint').map((entry) => [entry.name, entry.startTime])"))
-    assert paints["first-contentful-paint"] < 2000
+    page.wait_for_selector("#gates .js-plotly-plot .scatterlayer path.js-line")
+    assert page.locator(".chart .main-svg .scatterlayer path:visible").count() >= 8
     seen.well()
+
+
+@pytest.mark.slow
+def test_something_is_painted_within_two_seconds(see) -> None:
+    """The fastest of three: what the page takes, and not what else the machine does."""
+    times = []
+    for _ in range(3):
+        seen = see()
+        seen.page.wait_for_function("performance.getEntriesByName('first-contentful-paint').length > 0")
+        times.append(seen("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+    assert min(times) < 2000
 
 
 @pytest.mark.slow
@@ -150,18 +164,14 @@ def test_a_chosen_cell_says_what_it_is(see, run) -> None:
     canvas = page.locator("canvas")
     canvas.focus()
     page.keyboard.press("ArrowRight")
-    place = dict(
-        page.locator(".inspection tr").evaluate_all("rows => rows.map((row) => [...row.cells].map((c) => c.innerText))")
-    )
-    assert place["Place"] == "x 4, y 4, z 4; no port"
+    assert seen.inspection()["Place"] == "x 4, y 4, z 4; no port"
     for key, wanted in {
-        "ArrowLeft": (3, 4, 4), "ArrowUp": (3, 5, 4), "ArrowDown": (3, 4, 4), "PageDown": (3, 4, 3), "PageUp": (3, 4, 4),
+        "ArrowLeft": (3, 4, 4), "ArrowUp": (3, 5, 4), "ArrowDown": (3, 4, 4), "PageDown": (3, 4, 3),
+        "PageUp": (3, 4, 4),
     }.items():  # fmt: skip
         page.keyboard.press(key)
         assert "cell {}, {}, {},".format(*wanted) in page.locator("#said").text_content()
-    rows = dict(
-        page.locator(".inspection tr").evaluate_all("rows => rows.map((row) => [...row.cells].map((c) => c.innerText))")
-    )
+    rows = seen.inspection()
     node = model.graph.pos.long().tolist().index([3, 4, 4])
     with torch.no_grad():
         states = model.rollout(run.data.splits["test"].inputs[:1], trajectory=True).trajectory[4]
@@ -312,7 +322,7 @@ def test_the_page_cannot_reach_out_and_runs_no_script_but_its_own(see) -> None:
         return [fetched, window.foreign === undefined, ...broken.sort()];
     }""")
     assert refused == ["refused", True, "connect-src", "img-src", "script-src-elem"]
-    assert seen.requests == [seen.file.as_uri()]
+    assert [request.failure for request in seen.asked[1:]] == ["csp"] * (len(seen.asked) - 1)
 
 
 @pytest.mark.slow
@@ -322,6 +332,7 @@ def test_dark_readers_and_printers_have_pages_of_their_own(see) -> None:
     assert grounds == ["rgb(255, 255, 255)", "rgb(20, 24, 28)"]
     assert light.picture() != dark.picture()
     dark.page.emulate_media(color_scheme="light")
+    dark("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     assert dark.picture() == light.picture()
     light.page.emulate_media(media="print")
     assert not light.page.locator("#controls").is_visible()
@@ -338,7 +349,11 @@ def test_a_large_cube_is_decimated_and_says_so(see, finished, tmp_path) -> None:
     assert 4000 < kept < 32**3
     assert f"decimated: {kept:,} of 32,768 cells" in seen.page.locator("figcaption").inner_text()
     took = seen(
-        "(() => { const start = performance.now(); for (let k = 0; k < 5; k++) turn(0.1, 0); return performance.now() - start; })()"
+        """(() => {
+            const start = performance.now();
+            for (let k = 0; k < 5; k++) turn(0.1, 0);
+            return performance.now() - start;
+        })()"""
     )
     assert took / 5 < 500
     assert np.unique(seen("panes[0].rollout.planes[2]")).tolist()[-1] == 31

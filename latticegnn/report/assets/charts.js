@@ -11,7 +11,7 @@ function drawCharts(content) {
     const box = element("div", { class: "chart", role: "img", "aria-label": `${title}. ${words}` });
     home.append(box);
     const layout = { ...style, title: { text: title, font: { size: 15 }, x: 0, xref: "paper" },
-      xaxis: { ...axis, title: { text: x } }, yaxis: { ...axis, ...y } };
+      xaxis: { ...axis, title: { text: x, standoff: 4 } }, yaxis: { ...axis, ...y } };
     Plotly.newPlot(box, traces, layout, { displayModeBar: false, responsive: true });
   };
   [curves, gates].forEach((home) => home.replaceChildren());
@@ -22,7 +22,8 @@ function drawCharts(content) {
     for (const [name, series] of Object.entries(run.curves)) {
       const [, split, quantity] = name.match(/^(?:(.*)\/)?([^/]*)$/);
       if (!panels.has(quantity)) panels.set(quantity, []);
-      panels.get(quantity).push({ x: series.map(([step]) => step), y: series.map(([, value]) => value), mode: "lines",
+      panels.get(quantity).push({ x: series.map(([step]) => step), y: series.map(([, value]) => value),
+        mode: series.filter(([, value]) => value !== null).length > 1 ? "lines" : "markers", // a lone point draws no line
         name: several ? `${split}, ${run.name}` : split ?? quantity,
         line: { color: colours[split] ?? inkOf("--accent"), dash: ["solid", "dash"][number], width: 2 } });
     }

@@ -88,7 +88,7 @@ class Cube {
     const box = this.canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    const unit = Math.min(width, height) * 0.29 * view.zoom;
+    const unit = Math.min(width, height) * 0.28 * view.zoom;
     this.eye = { sy: Math.sin(view.yaw), cy: Math.cos(view.yaw), sp: Math.sin(view.pitch), cp: Math.cos(view.pitch), unit,
       middle: [width / 2, 0.48 * height], ratio };
     this.seen = this.cells.map((cell) => this.project(cell));
