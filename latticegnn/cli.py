@@ -17,6 +17,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds, or search a space of settings
   analyse     look closer at a run that is done
+  report      write the interactive page of a run, or of two side by side
   export      write a lattice as GraphML, GEXF or JSON
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fit(arguments: list[str]) -> int:
-    """Train, print the honest table, draw the figures; the run folder is printed last."""
+    """Train, print the honest table, draw the figures, write the report; the run folder is printed last."""
+    from latticegnn.report.html import write_report
+    from latticegnn.report.live import LivePictures
     from latticegnn.report.run import ROWS, draw_model, draw_run
     from latticegnn.report.tables import format_table, format_verdict
     from latticegnn.training.callbacks import Stopped
@@ -58,6 +61,7 @@ def fit(arguments: list[str]) -> int:
 
     run = Run(arguments)
     first = run.trainer.is_global_zero
+    run.trainer.callbacks.append(LivePictures())  # type: ignore[attr-defined]
     try:
         result = run.execute()
     except Stopped as stopped:
@@ -73,6 +77,10 @@ def fit(arguments: list[str]) -> int:
         draw_model(run.model, run.data.splits["test"].tensors(ROWS)[0], run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))
+        try:
+            write_report(run)
+        except ModuleNotFoundError as error:  # of an extra; the run itself is done
+            print(f"latticegnn: no report.html was written: {error}", file=sys.stderr)
         print(run.folder)
     return 0
 
@@ -192,6 +200,22 @@ def analyse(arguments: list[str]) -> int:
     return 0
 
 
+def report(arguments: list[str]) -> int:
+    """Write the interactive page of a run, or of two side by side, and print its file."""
+    from latticegnn.report.html import write_report
+    from latticegnn.training.analyses import FinishedRun
+
+    parser = _parser("report", "Write the interactive page of a run that is done: one HTML file.")
+    parser.add_argument("run", type=Path, help="Folder of the run, for instance runs/latest.")
+    parser.add_argument("--other", type=Path | None, default=None, help="Folder of a run to show beside it.")
+    parser.add_argument("--rows", type=list[int] | None, default=None, help="Test rows to play, by number: '[0, 5]'.")
+    parser.add_argument("--output", type=Path | None, default=None, help="File; report.html in the run's folder.")
+    settings = _parse(parser, arguments)
+    other = None if settings.other is None else FinishedRun(settings.other)
+    print(write_report(FinishedRun(settings.run), other, settings.rows, settings.output))
+    return 0
+
+
 def export(arguments: list[str]) -> int:
     """Write a lattice with tiers, distances, offsets and ports as GraphML, GEXF or JSON."""
     from latticegnn.lattice import build_graph, write_network
@@ -279,6 +303,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "doctor": doctor,
     "experiment": experiment,
     "analyse": analyse,
+    "report": report,
     "export": export,
     "cache": cache,
     "bench": bench,

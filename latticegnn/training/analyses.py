@@ -94,6 +94,7 @@ class FinishedRun:
         folder: The run's.
 
     Attributes:
+        folder: The same.
         model: As saved.
         data: All splits.
         loss: What it was trained for.
@@ -111,6 +112,7 @@ class FinishedRun:
                     f"an analysis needs the folder of a run that is done; {folder} has no {name}; pass for instance "
                     "runs/latest."
                 )
+        self.folder = folder
         with tempfile.TemporaryDirectory() as scratch:
             cli = RunCLI(["--config", str(folder / CONFIG_FILE)], Path(scratch) / "run")
         self.data, self.loss = cli.datamodule.content, cli.model.loss
