@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latticegnn import aggregate as aggregate
+    from latticegnn.correction import Correction as Correction
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
     from latticegnn.lattice import LatticeSpec as LatticeSpec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "latticegnn.correction": ("Correction",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
