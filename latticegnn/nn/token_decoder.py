@@ -57,7 +57,7 @@ class TokenDecoder(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def generate(self, code: Tensor, generation: Generation = _GREEDY, seeds: Tensor | None = None) -> Tensor:
-        """Choose a row of tokens for each code, in evaluation mode; what shares a row's batch does not change it.
+        """Choose a row of tokens for each code, in evaluation mode; its batch moves its logits by rounding alone.
 
         Args:
             code: [B, W].
