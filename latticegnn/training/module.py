@@ -295,6 +295,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         weight: Visits of a training row in an epoch.
         text: How a file of texts is read.
         vectors: Where prepared embeddings lie in their file.
+        words: Fewest and most words of a phrase.
         more: Further sources.
         cache_max_gb: Size that the embedding cache is cut back to.
         num_workers: Processes that gather batches ahead.
@@ -315,6 +316,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         weight: float = 1.0,
         text: TextFields = TEXT,
         vectors: VectorFields = VECTORS,
+        words: tuple[int, int] = (2, 2),
         more: list[Source] = [],  # noqa: B006  (never changed; the parser's errors name a source only so)
         cache_max_gb: float | None = None,
         num_workers: int = 0,
@@ -323,7 +325,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         super().__init__()
         self.content = EmbeddingData(
             task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim,
-            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, more=more or (),
+            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, words=words, more=more or (),
             cache_max_gb=cache_max_gb, num_workers=num_workers,
         )  # fmt: skip
         self.order_seed = order_seed
