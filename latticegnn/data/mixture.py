@@ -187,6 +187,11 @@ def paired(source: Any) -> bool:
     return source.task in PAIRS
 
 
+def ranked(source: Any) -> bool:
+    """Tell whether the right target of a source's rows can be looked for among all: pairs whose targets never recur."""
+    return paired(source) and source.task != "next_token"
+
+
 def check_sources(sources: Sequence[Source]) -> None:
     """Raise ValueError when none of several sources is trained on, or when they cannot be mixed."""
     if not any(source.weight for source in sources):
