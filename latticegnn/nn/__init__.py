@@ -59,4 +59,6 @@ from latticegnn.nn.surfaces import InputSurface as InputSurface
 from latticegnn.nn.surfaces import OutputSurface as OutputSurface
 from latticegnn.nn.token_decoder import TokenDecoder as TokenDecoder
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
+from latticegnn.nn.tokens import check_tokens as check_tokens
+from latticegnn.nn.tokens import input_mapper as input_mapper
 from latticegnn.nn.wave import Wave as Wave
