@@ -53,7 +53,7 @@ def bigram(train: Sequence[str], rows: Tensor, inputs: Sequence[str]) -> tuple[T
     every: Counter[tuple[int, ...]] = Counter(map(tuple, rows.tolist()))
     for text, row in zip(train, rows.tolist(), strict=True):
         counts[_last(text)][tuple(row)] += 1
-    answers = [(counts[_last(text)] if _last(text) in counts else every).most_common(1)[0][0] for text in inputs]
+    answers = [counts.get(_last(text), every).most_common(1)[0][0] for text in inputs]
     return torch.tensor(answers), len(counts)
 
 

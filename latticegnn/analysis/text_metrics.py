@@ -123,7 +123,7 @@ def evaluate_texts(
         n texts, n texts, [n, D] twice.
     """
     if reembedded is not None:
-        cosine = functional.cosine_similarity(*(matrix.double() for matrix in reembedded))
+        cosine = functional.cosine_similarity(reembedded[0].double(), reembedded[1].double())
         rows = rows | {"reembedded_cosine": torch.stack([cosine, torch.ones_like(cosine)], dim=1)}
     found = intervals(rows, resamples, seed)
     counts = bleu_statistics(generated, target)

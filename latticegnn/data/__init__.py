@@ -4,9 +4,9 @@ Knows no lattice. Importing it is light: transformers, torchdata, gensim and dat
 need them.
 
 Raw material: `sentences`, `questions_and_answers`, `phrases`, `next_tokens`, `text_file`, `text_corpus` → `Corpus`;
-`read_texts` gives a file's rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or prepared, by `open_vectors`
-and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the order of `EpochSampler`.
-Text to token ids and back: `Tokenizer`.
+`read_texts` gives a file's rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or
+prepared, by `open_vectors` and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the
+order of `EpochSampler`. Text to token ids and back: `Tokenizer`.
 """
 
 from latticegnn.data.cache import CacheError as CacheError

@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def phrases(limit: int | None = None, seed: int = 0, words: tuple[int, int] = (2, 2)) -> Corpus:
-    """Return the identifiers of Python's standard library as phrases: ``"read_lines"`` and ``"ReadLines"`` → "read lines".
+    """Return the identifiers of Python's standard library as phrases: `"read_lines"`, `"ReadLines"` → `"read lines"`.
 
     Each word has two ASCII letters or more and occurs in at least `FREQUENT` phrases. What is held out is the
     combination: of the phrases of the validation and test splits every word also occurs in training phrases, and those

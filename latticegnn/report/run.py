@@ -25,7 +25,10 @@ def draw_run(folder: Path) -> None:
     rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["table"]
     for metric in ("token_accuracy", "mrr@10", "fvu"):
         if metric in rows[0]:
-            save(honest_table([row for row in rows if metric in row], metric), figures / f"table_{metric.partition('@')[0]}.png")
+            save(
+                honest_table([row for row in rows if metric in row], metric),
+                figures / f"table_{metric.partition('@')[0]}.png",
+            )
     if (folder / "sizes.json").is_file():
         sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
         save(retention_curve(sizes["sizes"], sizes["trained"]), figures / "retention.png")

@@ -11,7 +11,6 @@ from latticegnn.data.mixture import ranked
 from latticegnn.training.decoding import TEXT_BASELINES, TOKEN_METRIC
 from latticegnn.training.losses import EMBEDDING_TERMS
 
-
 _LESS_IS_BETTER = ("validation/loss", "validation/fvu")
 
 
@@ -95,7 +94,9 @@ def check_text(config: Any) -> None:
     if config.decoder is None:
         for given, name in ((config.loss.tokens, f"loss.tokens {config.loss.tokens}"), (wanted, f"baselines {wanted}")):
             if given:
-                raise ValueError(f"tokens are a text decoder's; got {name} and no decoder; describe one under decoder:.")
+                raise ValueError(
+                    f"tokens are a text decoder's; got {name} and no decoder; describe one under decoder:."
+                )
         if config.model.tokens is not None:
             raise ValueError(
                 f"a lattice that takes tokens is trained by a text decoder; got model.tokens {config.model.tokens} and "
@@ -113,8 +114,8 @@ def check_text(config: Any) -> None:
         ),
         f"a text decoder learns from texts; got data.task {tasks}; take tasks of texts": "vectors" in tasks,
         f"rows of a pool have no texts; got pool.size {config.pool.size} with a decoder; set it to 0": config.pool.size,
-        "with a halting head every step has an answer of its own, and a text decoder reads one; got both; leave out one "
-        "of them": halting,
+        "with a halting head every step has an answer of its own, and a text decoder reads one; got both; leave out "
+        "one of them": halting,
         "solving the readout needs a loss on embeddings, and must not move what a decoder reads or what is frozen; got "
         f"refit_readout true with decoder.source {config.decoder.source}, decoder.freeze {config.decoder.freeze}; set "
         "refit_readout to false": config.refit_readout and moved,

@@ -98,7 +98,10 @@ class RunCLI(LightningCLI):
             "the ladder and what gives text alone only where they are named.",
         )
         parser.add_argument(
-            "--decoder", type=Decoding | None, default=None, help="A text decoder that is trained on what the model gives."
+            "--decoder",
+            type=Decoding | None,
+            default=None,
+            help="A text decoder that is trained on what the model gives.",
         )
         parser.add_argument(
             "--model_from",

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from latticegnn.data import Tokenizer
 from latticegnn.nn.heads import build_decoder
 from latticegnn.nn.token_decoder import TokenDecoder
+from latticegnn.text_model import Source
 
 TEXT_BASELINES = ("linear_full", "linear_code", "mlp_code", "decoder_full", "majority", "bigram")
 """Rows of the honest table that give text and no embedding, see `latticegnn.analysis.text_baselines`."""
 TOKEN_METRIC = "validation/token_accuracy"
 """What a run with a text decoder logs after each epoch beside the other metrics."""
 
-_DECODER_KINDS = ("transformer", "linear", "mlp", "ports")
+DecoderKind = Literal["transformer", "linear", "mlp", "ports"]
 
 
 def _words() -> dict[str, Any]:
@@ -44,8 +45,8 @@ class Decoding:
         ValueError: For a value out of range, or settings of a tokenizer that are neither of the two forms.
     """
 
-    kind: Literal["transformer", "linear", "mlp", "ports"] = "transformer"
-    source: Literal["embedding", "code"] = "code"
+    kind: DecoderKind = "transformer"
+    source: Source = "code"
     # A plain dict: the parser would mix the two forms.
     tokenizer: dict = field(default_factory=_words)
     length: int = 8
@@ -58,7 +59,10 @@ class Decoding:
 
     def __post_init__(self) -> None:
         """Check the settings; what the decoder itself asks for is checked where it is built."""
-        for name, value, known in (("kind", self.kind, _DECODER_KINDS), ("source", self.source, ("embedding", "code"))):
+        for name, value, known in (
+            ("kind", self.kind, get_args(DecoderKind)),
+            ("source", self.source, ("embedding", "code")),
+        ):
             if value not in known:
                 raise ValueError(
                     f"decoder.{name} must be one of {', '.join(known)}; got {value!r}; choose one of them."
@@ -69,8 +73,8 @@ class Decoding:
             )
         if set(self.tokenizer) not in ({"source"}, {"kind", "vocab_size"}):
             raise ValueError(
-                "decoder.tokenizer must be {kind: …, vocab_size: …}, which trains one, or {source: …}, which loads one; "
-                f"got {self.tokenizer}; {_words()} is the default."
+                "decoder.tokenizer must be {kind: …, vocab_size: …}, which trains one, or {source: …}, which loads "
+                f"one; got {self.tokenizer}; {_words()} is the default."
             )
 
     def build(self, width: int, tokenizer: Tokenizer, channels: int, seed: int) -> TokenDecoder:

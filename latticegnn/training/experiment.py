@@ -201,10 +201,11 @@ def train_apart(words: Mapping[Path, list[str]], workers: int) -> None:
 def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     r"""Make a row of each model of each variant: mean and deviation of every figure over the seeds, and what it cost.
 
-    A row's ``difference`` compares the main figure (`main_metric`) on the same test rows and by seed: the variant's lattice less the row's model; of a lattice, less the first variant's lattice where task and data are
-    the same. It has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for
-    what starts and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a
-    baseline), for what another sample of rows would.
+    A row's ``difference`` compares the main figure (`main_metric`) on the same test rows and by seed: the variant's
+    lattice less the row's model; of a lattice, less the first variant's lattice where task and data are the same. It
+    has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for what starts
+    and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a baseline), for
+    what another sample of rows would.
 
     Args:
         results: What ``metrics.json`` holds, by variant and seed.

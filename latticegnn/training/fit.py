@@ -11,7 +11,6 @@ import signal
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from latticegnn.model import LatticeModel
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
 from latticegnn.training.decoding import TEXT_BASELINES, Decoding
-from latticegnn.training.losses import EMBEDDING_TERMS, TRAJECTORY_TERMS, loss_terms
+from latticegnn.training.losses import LossWeights, loss_terms
 from latticegnn.training.module import EmbeddingModule
 from latticegnn.training.readout import refit_readout
 from latticegnn.training.start import start_weights
@@ -101,8 +100,7 @@ class Run:
         model = self.model
         if self.cli.decoding is not None:
             self.text = TextRun(self.cli.decoding, self.data, model)
-        if model.settings.get("tokens") is None:
-            model.fit_maps(*self._sample())
+        model.fit_maps(*self._sample())
         self._introduce(self.module)
         counts = model.parameter_counts()
         logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
@@ -113,7 +111,7 @@ class Run:
         if self.text is not None:
             self.text.attach(self.module)
         cost = self._fit(self.trainer, self.module, self.cli.resume)
-        self.table = HonestTable(self.data, self.module.train_mean, self.text and self.text.rows)
+        self.table = HonestTable(self.data, self.module.train_mean, None if self.text is None else self.text.rows)
         self._add("lattice", self.module, cost)
         sides = {"inputs": model.entry.soft, "outputs": model.exit.soft}
         learned = {side: soft.places().tolist() for side, soft in sides.items() if soft is not None}
@@ -197,8 +195,7 @@ class Run:
         """Train a baseline as the lattice is; one with a `decoding` of its own gives text and no embedding."""
         logger.info("training the baseline %s", name)
         own = self.module
-        none = dict.fromkeys((*EMBEDDING_TERMS, *TRAJECTORY_TERMS), 0.0)
-        loss = own.loss if decoding is None else replace(own.loss, **none)
+        loss = own.loss if decoding is None else LossWeights(reconstruction=0.0, cosine=0.0, tokens=own.loss.tokens)
         module = EmbeddingModule(model, loss, own.optim, own.unroll, own.seed, own.damage, own.pool)
         if self.text is not None:
             self.text.attach(module, decoding)
@@ -263,7 +260,7 @@ class Run:
 
     def _references(self) -> Iterator[tuple[str, baselines.AffineMap]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = baselines.code_encoder(self.model).out_features
+        code = baselines.code_encoder(self.model).out_features if "pca" in wanted else 0
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:

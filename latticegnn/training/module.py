@@ -27,7 +27,9 @@ from latticegnn.training.text import TextSide
 from latticegnn.training.unroll import Unroll
 
 VALIDATION_METRICS = ("validation/loss", "validation/fvu", "validation/cosine", "validation/mrr@10")
-"""What a run logs after each epoch, and so what may be monitored; the last one for pairs only. See also `TOKEN_METRIC`."""
+"""What a run logs after each epoch, and so what may be monitored; the last one for pairs only.
+
+A text decoder adds `TOKEN_METRIC`."""
 
 
 class EmbeddingModule(pl.LightningModule):
@@ -353,8 +355,8 @@ class EmbeddingDataModule(pl.LightningDataModule):
         super().__init__()
         self.content = EmbeddingData(
             task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim,
-            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, words=words, more=more or (),
-            cache_max_gb=cache_max_gb, num_workers=num_workers,
+            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, words=words,
+            more=more or (), cache_max_gb=cache_max_gb, num_workers=num_workers,
         )  # fmt: skip
         self.order_seed = order_seed
 

@@ -75,7 +75,9 @@ class HonestTable:
             figures = figures | evaluate_texts(own, written, self.split.target_texts, self._reembedded(written))
             if not self.rows:
                 found = zip(self.split.input_texts, self.split.target_texts, written, strict=True)
-                self.examples = [dict(zip(("input", "target", "lattice"), row, strict=True)) for row in found][:EXAMPLES]
+                self.examples = [dict(zip(("input", "target", "lattice"), row, strict=True)) for row in found][
+                    :EXAMPLES
+                ]
         row: dict[str, Any] = {"model": name, "parameters": parameters}
         for metric, figure in figures.items():
             row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}

@@ -7,16 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from latticegnn.analysis.baselines import code_encoder
 from latticegnn.analysis.text_baselines import bigram, principal_code, standardised
 from latticegnn.data import EmbeddingData
 from latticegnn.model import LatticeModel
 from latticegnn.nn.heads import MajorityHead
 from latticegnn.text_model import TextModel
-from latticegnn.training.decoding import Decoding
+from latticegnn.training.decoding import DecoderKind, Decoding
 from latticegnn.training.module import EmbeddingModule
 from latticegnn.training.text import TokenRows, attached, generated, judged
 
-ON_FIXED_CODES = {
+ON_FIXED_CODES: dict[str, tuple[DecoderKind, bool]] = {
     "linear_full": ("linear", False),
     "linear_code": ("linear", True),
     "mlp_code": ("mlp", True),
@@ -35,11 +36,20 @@ class TextRun:
 
     Attributes:
         rows: The texts as tokens.
+
+    Raises:
+        ValueError: When a row has no text, or the lattice takes other ids than the tokenizer gives.
     """
 
     def __init__(self, decoding: Decoding, data: EmbeddingData, model: LatticeModel) -> None:
         self.decoding, self.data, self.lattice = decoding, data, model
-        self.rows = TokenRows(decoding, data, model.settings.get("tokens") is not None)
+        self.rows = TokenRows(decoding, data, model.tokens is not None)
+        own = {"vocab_size": self.rows.tokenizer.vocab_size, "pad_id": self.rows.tokenizer.pad_id}
+        if model.tokens is not None and model.tokens != own:
+            raise ValueError(
+                f"a lattice's token ids must be those of the run's tokenizer, {own}; got {model.tokens}; set model.tokens "
+                "to the tokenizer's numbers."
+            )
 
     def inputs(self, split: str) -> Tensor:
         """Give what models take of a split's rows: embeddings [n, D], or token ids [n, L]."""
@@ -55,9 +65,9 @@ class TextRun:
         module.attach(text, freeze=settings.freeze and module.model is self.lattice)
 
     def fixed(self, name: str, sample: Tensor) -> tuple[nn.Module, Decoding]:
-        """Make a baseline of `ON_FIXED_CODES` from training inputs [n, D]: a code, and the decoder that is trained on it."""
+        """Make a baseline of `ON_FIXED_CODES` from training inputs [n, D]: its code, and the decoder trained on it."""
         kind, small = ON_FIXED_CODES[name]
-        code = principal_code(sample, self.lattice.transformer.encoder.out_features) if small else standardised(sample)
+        code = principal_code(sample, code_encoder(self.lattice).out_features) if small else standardised(sample)
         return code, replace(self.decoding, kind=kind, source="embedding")
 
     def counted(self, name: str) -> tuple[int, Tensor]:
@@ -95,4 +105,3 @@ class TextRun:
         """Describe the texts in plain numbers and strings, fit for JSON."""
         tokenizer = self.rows.tokenizer
         return {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "cut": self.rows.cut}
-

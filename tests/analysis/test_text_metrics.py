@@ -81,7 +81,7 @@ def test_bleu_of_one_sentence_by_hand() -> None:
 
 
 def test_every_metric_has_an_interval_around_it() -> None:
-    target, given = rows("ab.", "ab.", "abcd.") .repeat(5, 1), rows("ab.", "ba.", "abd.").repeat(5, 1)
+    target, given = rows("ab.", "ab.", "abcd.").repeat(5, 1), rows("ab.", "ba.", "abd.").repeat(5, 1)
     shares = token_statistics(given, target, EOS)
     vectors = torch.eye(3).repeat(5, 1)
     found = evaluate_texts(shares, GIVEN * 5, TARGETS * 5, (vectors, vectors.roll(1, dims=0)), resamples=200)

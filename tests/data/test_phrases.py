@@ -76,7 +76,8 @@ def test_phrases_of_several_lengths(refuses) -> None:
 
 def test_a_sentence_is_cut_before_a_word_or_mark() -> None:
     row = next_token(Row("Return the number of lines, or None.", None, "io"))
-    assert row is not None and row.target is not None
+    assert row is not None
+    assert row.target is not None
     assert "Return the number of lines, or None.".startswith(row.input)
     rest = "Return the number of lines, or None."[len(row.input) :].lstrip()
     assert rest.startswith(row.target)
