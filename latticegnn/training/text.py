@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latticegnn.data import EmbeddingData, Tokenizer
+from latticegnn.data import Tokenizer
 from latticegnn.nn.generation import until_end
 from latticegnn.nn.token_decoder import TokenDecoder
 from latticegnn.training.decoding import Decoding
@@ -19,45 +19,48 @@ IGNORED = -100
 BATCH = 256
 
 
+Texts = Mapping[str, tuple[Sequence[str], Sequence[str]]]
+"""Split → n inputs and n targets."""
+
+
 class TokenRows:
     """The texts of all splits as rows of token ids.
 
     Args:
         decoding: Says tokenizer and length; the tokenizer is trained on training rows alone.
-        data: Prepared; its rows have texts.
-        tokens_in: Whether the model takes the input texts' tokens in place of their embeddings.
+        texts: Of all splits.
+        tokens: The lattice's setting: what it takes, where that are the input texts' tokens and not their embeddings.
 
     Attributes:
         tokenizer: Of all rows.
         targets: Split → rows wanted [n, L].
         inputs: Split → rows that the model takes [n, L]; None where it takes embeddings.
-        cut: Texts that were longer than a row, of all splits.
+        cut: Targets that were longer than a row, of all splits.
 
     Raises:
-        ValueError: When a row has no text.
+        ValueError: When the lattice takes other ids than the tokenizer gives.
     """
 
-    def __init__(self, decoding: Decoding, data: EmbeddingData, tokens_in: bool) -> None:
-        splits = data.splits
-        for name, split in splits.items():
-            if len(split.target_texts) != len(split):
-                raise ValueError(
-                    f"a text decoder learns from texts; got {len(split)} {name} rows and {len(split.target_texts)} "
-                    "texts, as prepared embeddings have none; take a task of texts, or leave decoder out."
-                )
-        train = splits["train"]
-        known = [*train.input_texts, *train.target_texts] if tokens_in else train.target_texts
+    def __init__(self, decoding: Decoding, texts: Texts, tokens: Mapping[str, int] | None) -> None:
+        inputs, targets = texts["train"]
+        known = targets if tokens is None else [*inputs, *targets]
         self.tokenizer: Tokenizer = decoding.build_tokenizer(list(dict.fromkeys(known)))
-        self.cut = 0
-        self.targets = {name: self._rows(split.target_texts, decoding) for name, split in splits.items()}
+        own = {"vocab_size": self.tokenizer.vocab_size, "pad_id": self.tokenizer.pad_id}
+        if tokens is not None and tokens != own:
+            raise ValueError(
+                f"a lattice's token ids must be those of the run's tokenizer, {own}; got {dict(tokens)}; set "
+                "model.tokens to the tokenizer's numbers."
+            )
+        self.targets, self.cut = {}, 0
+        for name, (_, wanted) in texts.items():
+            self.targets[name] = self._rows(wanted, decoding)
+            self.cut += self.tokenizer.truncated
         self.inputs: dict[str, Tensor] | None = None
-        if tokens_in:
-            self.inputs = {name: self._rows(split.input_texts, decoding) for name, split in splits.items()}
+        if tokens is not None:
+            self.inputs = {name: self._rows(given, decoding) for name, (given, _) in texts.items()}
 
-    def _rows(self, texts: list[str], decoding: Decoding) -> Tensor:
-        rows, _ = self.tokenizer.encode(texts, decoding.length, eos=True)
-        self.cut += self.tokenizer.truncated
-        return rows
+    def _rows(self, texts: Sequence[str], decoding: Decoding) -> Tensor:
+        return self.tokenizer.encode(texts, decoding.length, eos=True)[0]
 
 
 class TextSide(nn.Module):

@@ -43,13 +43,14 @@ class TextRun:
 
     def __init__(self, decoding: Decoding, data: EmbeddingData, model: LatticeModel) -> None:
         self.decoding, self.data, self.lattice = decoding, data, model
-        self.rows = TokenRows(decoding, data, model.tokens is not None)
-        own = {"vocab_size": self.rows.tokenizer.vocab_size, "pad_id": self.rows.tokenizer.pad_id}
-        if model.tokens is not None and model.tokens != own:
-            raise ValueError(
-                f"a lattice's token ids must be those of the run's tokenizer, {own}; got {model.tokens}; set model.tokens "
-                "to the tokenizer's numbers."
-            )
+        for name, split in data.splits.items():
+            if len(split.target_texts) != len(split):
+                raise ValueError(
+                    f"a text decoder learns from texts; got {len(split)} {name} rows and {len(split.target_texts)} "
+                    "texts, as prepared embeddings have none; take tasks of texts, or leave decoder out."
+                )
+        texts = {name: (split.input_texts, split.target_texts) for name, split in data.splits.items()}
+        self.rows = TokenRows(decoding, texts, model.tokens)
 
     def inputs(self, split: str) -> Tensor:
         """Give what models take of a split's rows: embeddings [n, D], or token ids [n, L]."""

@@ -46,7 +46,8 @@ def text_config(tmp_path_factory) -> Path:
             "steps": 4, "readout": "ports_full",
         },
         "decoder": {
-            "kind": "linear", "length": 3, "tokenizer": {"kind": "whitespace", "vocab_size": 100}, "dim": 16, "heads": 2,
+            "kind": "linear", "length": 3, "dim": 16, "heads": 2,
+            "tokenizer": {"kind": "whitespace", "vocab_size": 100},
         },
         "loss": {"reconstruction": 0, "cosine": 0, "tokens": 1},
         "optim": {"lr_text": 0.02, "weight_decay_text": 0.01},
@@ -75,8 +76,8 @@ def begin(text_config) -> Begin:
 def learned(begin, tmp_path_factory) -> Run:
     """A run that has learned its texts, with baselines of every kind."""
     baselines = ["mean", "projection_only", *(set(TEXT_BASELINES) - {"bigram"})]
-    words = f"{BOTH} --trainer.max_epochs 24 --optim.lr_text 0.05 --baselines {json.dumps(sorted(baselines)).replace(' ', '')}"
-    run = begin(tmp_path_factory.mktemp("learned"), *words.split())
+    words = [*BOTH.split(), "--trainer.max_epochs", "24", "--optim.lr_text", "0.05"]
+    run = begin(tmp_path_factory.mktemp("learned"), *words, "--baselines", json.dumps(sorted(baselines)))
     run.execute()
     return run
 
