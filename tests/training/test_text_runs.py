@@ -304,3 +304,37 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_end(begin, tmp_path, monk
         (run.folder / "metrics.json").unlink()
         assert main(["fit", "--resume", str(file)]) == 0
         assert outcome(run.folder) == expected
+
+
+def test_the_doctor_looks_at_the_texts_and_times_the_decoder(text_config, capsys) -> None:
+    assert main(["doctor", "--config", str(text_config)]) == 0
+    told = capsys.readouterr().out
+    assert "ok    text decoder: linear," in told
+    assert "29 token ids, rows of 3 tokens; 0 longer texts are cut" in told
+    assert main(["doctor", "--config", str(text_config), *TOKENS.split(), "--decoder.kind", "ports"]) == 0
+    assert "gradient at token table through the volume" in capsys.readouterr().out
+    wrong = ["--model.tokens", '{"vocab_size":30,"pad_id":0}', "--decoder.kind", "ports"]
+    assert main(["doctor", "--config", str(text_config), *wrong]) == 1
+    assert "FAIL  text decoder: a lattice's token ids must be those" in capsys.readouterr().out
+
+
+def test_a_finished_run_is_analysed_as_others_are(learned) -> None:
+    assert main(["analyse", str(learned.folder), "--steps", "4"]) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does(text_config, tmp_path) -> None:
+    import subprocess
+    import sys
+
+    for count in (1, 2):
+        words = [*BOTH.split(), "--run_dir", tmp_path, "--run_name", str(count), "--trainer.devices", str(count)]
+        command = [sys.executable, "-m", "latticegnn", "fit", "--config", text_config, *words]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    for part in ("model", "model/decoder"):
+        one, two = (load_file(tmp_path / name / part / "model.safetensors") for name in "12")
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-4, atol=1e-5 * float(value.abs().max()))
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in "12")
+    assert one["table"][0]["token_accuracy"] == pytest.approx(two["table"][0]["token_accuracy"], abs=0.03)
