@@ -1,5 +1,6 @@
 """Every configuration that is shipped parses, builds and takes a training step; the default one states every key."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from latticegnn.training.fit import Run
 from latticegnn.training.losses import loss_terms
 from latticegnn.training.optim import configure
 from latticegnn.training.search import run_search
+from latticegnn.training.text import TokenRows, attached
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-RUNS = sorted(CONFIGS.glob("*.yaml"))
+RUNS = sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("text/*.yaml")])
 EXPERIMENTS = sorted(CONFIGS.glob("experiments/*.yaml"))
 SMALL = ["--model.spec.shape", "[5, 5, 5]", "--model.spec.radii", "[0.5, 1.0, 1.5]", "--model.steps", "5"]
 FAST = ["--model.embedding_dim", "24", *SMALL]
@@ -29,19 +31,44 @@ def flat(content: dict, prefix: str = "") -> set[str]:
 
 
 def step(cli: RunCLI) -> None:
-    """Take one training step on random embeddings, and see that every part of the model moves."""
+    """Take one training step on random embeddings or texts, and see that every part of the model moves."""
     model, generator = cli.model, torch.Generator().manual_seed(0)
     inputs, targets = torch.randn(2, 8, model.lattice.embedding_dim, generator=generator)
     model.lattice.fit_maps(inputs, targets)
-    optimizer = configure(model.lattice, model.optim, 10)["optimizer"]
-    before = {name: value.clone() for name, value in model.lattice.named_parameters()}
-    loss = sum(loss_terms(model(inputs), targets, model.loss).values())
+    if cli.decoding is not None:
+        attach(cli)
+        if model.lattice.tokens is not None:
+            inputs = model.text.rows.inputs["train"][:8]
+    optimizer = configure(model, model.optim, 10)["optimizer"]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    out = model.model(inputs)
+    terms = loss_terms(out.embedding, targets, model.loss)
+    if model.text is not None:
+        terms["tokens"] = model.text.term(model.text.read(out), torch.arange(8))
+    loss = sum(terms.values())
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)
-    moved = {name for name, value in model.lattice.named_parameters() if not torch.equal(before[name], value)}
-    for part in ("cell.gate", "cell.experts.functional", "transformer.encoder", "transformer.decoder"):
+    moved = {name for name, value in model.named_parameters() if not torch.equal(before[name], value)}
+    maps = {"model.mapper.table" if model.lattice.tokens is not None else "model.transformer.encoder"}
+    maps |= {"model.transformer.decoder"} if model.loss.embeds else set()
+    maps |= {"text.decoder"} if model.text is not None else set()
+    for part in ("model.cell.gate", "model.cell.experts.functional", *maps):
         assert any(name.startswith(part) for name in moved), f"{part} has not moved"
+
+
+def attach(cli: RunCLI) -> None:
+    """Put a decoder of some made-up texts beside the model, with as many tokens as the configuration asks for."""
+    decoding, model = cli.decoding, cli.model
+    tokens = model.lattice.tokens
+    words = [" ".join(f"word{10 * k + j}" for j in range(10)) for k in range(100)]
+    texts = dict.fromkeys(("train", "validation", "test"), (words, words))
+    if tokens is not None:  # they must fit each other, and words of one length have few parts
+        decoding = replace(decoding, length=5, tokenizer={"kind": "whitespace", "vocab_size": tokens["vocab_size"]})
+    rows = TokenRows(decoding, texts, tokens)
+    example = torch.randn(2, model.lattice.embedding_dim) if tokens is None else rows.inputs["train"][:2]
+    weight, channels = model.loss.tokens, model.lattice.channels
+    model.attach(attached(model.lattice, decoding, rows, example, weight, channels, model.seed))
 
 
 def test_there_are_configurations() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
 import torch
@@ -179,9 +179,19 @@ def evaluate(
         ValueError: When shapes disagree, a value is not finite (the row is named), n is below 11, all targets equal the
             mean, or ``resamples`` is below 1.
     """
-    rows = row_statistics(prediction, target, train_mean, pairs)
+    return intervals(row_statistics(prediction, target, train_mean, pairs), resamples, seed)
+
+
+def intervals(rows: Mapping[str, Tensor], resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
+    """Give metrics from their shares of each row, see `row_statistics`, each with its 95 % bootstrap interval.
+
+    Args:
+        rows: Metric name → [n, 2]; the resamples are the same for all.
+        resamples: Number of resamples, ≥ 1.
+        seed: Of the resamples.
+    """
     drawn = _resampled(torch.stack(list(rows.values())), resamples, seed)
-    return {name: _interval(_ratio(own), values) for (name, own), values in zip(rows.items(), drawn, strict=True)}
+    return {name: percentiles(_ratio(own), values) for (name, own), values in zip(rows.items(), drawn, strict=True)}
 
 
 def paired_difference(first: Tensor, second: Tensor, resamples: int = 1000, seed: int = 0) -> Interval:
@@ -208,7 +218,7 @@ def paired_difference(first: Tensor, second: Tensor, resamples: int = 1000, seed
             f"{list(second.shape)}. Take the same metric of row_statistics for both."
         )
     drawn = _resampled(torch.stack([first, second]), resamples, seed)
-    return _interval(_ratio(first) - _ratio(second), drawn[0] - drawn[1])
+    return percentiles(_ratio(first) - _ratio(second), drawn[0] - drawn[1])
 
 
 def _checked(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,17 +299,25 @@ def _ratio(rows: Tensor) -> float:
 
 
 def _resampled(rows: Tensor, resamples: int, seed: int) -> Tensor:
-    """Metrics [M, resamples] from statistics [M, n, 2]: a resample is how often each row was drawn."""
-    if resamples < 1:
-        raise ValueError(f"A bootstrap needs at least 1 resample; received {resamples}. The default is 1000.")
-    n = rows.shape[1]
-    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(resamples, n, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    sums = counts @ rows
+    """Metrics [M, resamples] from statistics [M, n, 2]."""
+    sums = times_drawn(rows.shape[1], resamples, seed) @ rows
     return sums[..., 0] / sums[..., 1]
 
 
-def _interval(value: float, drawn: Tensor) -> Interval:
+def times_drawn(n: int, resamples: int, seed: int) -> Tensor:
+    """Draw n rows with replacement, again and again, and count: how often each row was drawn [resamples, n], float64.
+
+    Raises:
+        ValueError: When ``resamples`` is below 1.
+    """
+    if resamples < 1:
+        raise ValueError(f"A bootstrap needs at least 1 resample; received {resamples}. The default is 1000.")
+    drawn = torch.randint(n, (resamples, n), generator=torch.Generator().manual_seed(seed))
+    counts = torch.zeros(resamples, n, dtype=torch.float64)
+    return counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+
+
+def percentiles(value: float, drawn: Tensor) -> Interval:
+    """Put a metric's value on all rows and the 95 % percentile interval of its values on resamples [R] together."""
     low, high = drawn.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return {"value": value, "low": low, "high": high}

@@ -3,10 +3,10 @@
 Knows no lattice. Importing it is light: transformers, torchdata, gensim and datasets are imported by the calls that
 need them.
 
-Raw material: `sentences`, `questions_and_answers`, `text_file`, `text_corpus` → `Corpus`; `read_texts` gives a file's
-rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or prepared, by `open_vectors`
-and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the order of `EpochSampler`.
-Text to token ids and back: `Tokenizer`.
+Raw material: `sentences`, `questions_and_answers`, `phrases`, `next_tokens`, `text_file`, `text_corpus` → `Corpus`;
+`read_texts` gives a file's rows one at a time. Text to vector: `Teacher` or `WordVectors`, kept by `EmbeddingCache`; or
+prepared, by `open_vectors` and `load_vectors`. Vectors to batches: `EmbeddingData`, of one `Source` or several, in the
+order of `EpochSampler`. Text to token ids and back: `Tokenizer`.
 """
 
 from latticegnn.data.cache import CacheError as CacheError
@@ -22,6 +22,8 @@ from latticegnn.data.mixture import VectorFields as VectorFields
 from latticegnn.data.partition import Corpus as Corpus
 from latticegnn.data.partition import Row as Row
 from latticegnn.data.partition import Split as Split
+from latticegnn.data.phrases import next_tokens as next_tokens
+from latticegnn.data.phrases import phrases as phrases
 from latticegnn.data.presets import PRESETS as PRESETS
 from latticegnn.data.sampler import EpochSampler as EpochSampler
 from latticegnn.data.split import EmbeddingSplit as EmbeddingSplit

@@ -28,7 +28,7 @@ def sentences(limit: int | None = None, seed: int = 0) -> Corpus:
         ValueError: When `limit` is below 3.
         FileNotFoundError: When the running interpreter has no standard library in source form.
     """
-    return partition("sentences", _sentence_rows(_standard_library()), limit, seed)
+    return partition("sentences", sentence_rows(standard_library()), limit, seed)
 
 
 def questions_and_answers(limit: int | None = None, seed: int = 0) -> Corpus:
@@ -46,7 +46,7 @@ def questions_and_answers(limit: int | None = None, seed: int = 0) -> Corpus:
         ValueError: When `limit` is below 3.
         FileNotFoundError: When the running interpreter has no standard library in source form.
     """
-    return partition("qa", _pair_rows(_standard_library()), limit, seed)
+    return partition("qa", _pair_rows(standard_library()), limit, seed)
 
 
 def text_file(path: str | Path, limit: int | None = None, seed: int = 0) -> Corpus:
@@ -69,7 +69,8 @@ def text_file(path: str | Path, limit: int | None = None, seed: int = 0) -> Corp
     return text_corpus(path, "text", limit=limit, seed=seed)
 
 
-def _standard_library() -> Path:
+def standard_library() -> Path:
+    """Find the running interpreter's standard library; FileNotFoundError where it has none in source form."""
     root = Path(sysconfig.get_path("stdlib"))
     if not (root / "abc.py").is_file():
         raise FileNotFoundError(
@@ -80,7 +81,8 @@ def _standard_library() -> Path:
 
 
 @functools.lru_cache(maxsize=2)
-def _sentence_rows(root: Path) -> list[Row]:
+def sentence_rows(root: Path) -> list[Row]:
+    """Return the sentences below `root` with their documents, in the order of the files, repetitions included."""
     rows = [
         Row(sentence, None, f"topic:{topic}")
         for topic, text in topics(root / "pydoc_data" / "topics.py").items()

@@ -21,6 +21,7 @@ from latticegnn.data.mixture import (
     Task,
     TextFields,
     VectorFields,
+    check_sources,
     digest_of,
     embedded,
     mix,
@@ -53,8 +54,8 @@ class EmbeddingData:
     the disk batch by batch. Rows of several sources are mixed, and no input of a held-out split is trained on.
 
     Args:
-        task: What the rows are, see `Source`, as for `limit`, `path`, `max_total_samples`, `weight`, `text` and
-            `vectors`.
+        task: What the rows are, see `Source`, as for `limit`, `path`, `max_total_samples`, `weight`, `text`,
+            `vectors` and `words`.
         limit: Greatest number of rows (a pair is one row) in all splits together, at least 3; None for all.
         teacher: A source as `Teacher` takes it, the settings of a `Teacher`, those of `WordVectors` (with `path` in
             place of `source`), or any `Encoder`; unused by `"vectors"`.
@@ -68,6 +69,7 @@ class EmbeddingData:
         weight: How often an epoch visits a training row of the source, on average.
         text: How a file of texts is read.
         vectors: Where prepared embeddings lie in their file.
+        words: Fewest and most words of a phrase.
         more: Further sources, mixed in.
         cache_max_gb: Size that the embedding cache is cut back to, in gigabytes; None for no limit.
         num_workers: Processes that gather batches ahead; 0 gathers them where they are asked for.
@@ -98,6 +100,7 @@ class EmbeddingData:
         weight: float = 1.0,
         text: TextFields = TEXT,
         vectors: VectorFields = VECTORS,
+        words: tuple[int, int] = (2, 2),
         more: Sequence[Source] = (),
         cache_max_gb: float | None = None,
         num_workers: int = 0,
@@ -115,13 +118,10 @@ class EmbeddingData:
             raise ValueError("`teacher` must be a source, settings or an encoder; received None. Leave it out.")
         if isinstance(teacher, Mapping):
             check_settings(teacher)
-        first = Source(task, None if path is None else Path(path), limit, max_total_samples, weight, text, vectors)
+        file = None if path is None else Path(path)
+        first = Source(task, file, limit, max_total_samples, weight, text, vectors, words)
         self.sources = [first, *more]
-        if not any(source.weight for source in self.sources):
-            raise ValueError(
-                f"One source at least must be trained on; received the weights {[s.weight for s in self.sources]}. "
-                "Raise one above 0."
-            )
+        check_sources(self.sources)
         self.teacher = teacher
         self.batch_size = batch_size
         self.seed = seed

@@ -14,12 +14,15 @@ from torch import Tensor
 
 from latticegnn.data.corpus import questions_and_answers, sentences
 from latticegnn.data.partition import Corpus, check_limit, key
+from latticegnn.data.phrases import next_tokens, phrases
 from latticegnn.data.rows import Rows
 from latticegnn.data.split import EmbeddingSplit, Matrix, StackedRows, gather
 from latticegnn.data.texts import TextFormat, text_corpus
 from latticegnn.data.vectors import open_vectors, sound_rows
 
-Task = Literal["qa", "sentences", "file", "vectors"]
+Task = Literal["qa", "sentences", "phrases", "next_token", "file", "vectors"]
+PAIRS = ("qa", "next_token")
+"""Tasks whose targets are never the inputs."""
 
 BLOCK = 4096
 """Rows that are looked at together."""
@@ -71,14 +74,16 @@ class Source:
     """One source of rows.
 
     Args:
-        task: `"qa"` (name and signature → first docstring sentence), `"sentences"` (autoencoding), `"file"` (texts of
-            yours; pairs where `text` names a target or a dialogue) or `"vectors"` (prepared embeddings).
+        task: `"qa"` (name and signature → first docstring sentence), `"sentences"` and `"phrases"` (autoencoding),
+            `"next_token"` (beginning of a sentence → its next word), `"file"` (texts of yours; pairs where `text` names
+            a target or a dialogue) or `"vectors"` (prepared embeddings).
         path: File of the tasks `"file"` and `"vectors"`; None for the others.
         limit: Greatest number of rows in all splits together, a fair sample of the source, at least 3; None for all.
         max_total_samples: Rows after which reading stops, of the tasks `"file"` and `"vectors"`; None reads all.
         weight: How often an epoch visits a training row, on average, ≥ 0; see `EpochSampler`.
         text: Fields of the task `"file"`.
         vectors: Fields of the task `"vectors"`.
+        words: Fewest and most words of the task `"phrases"`.
 
     Raises:
         ValueError: When settings contradict each other.
@@ -91,6 +96,7 @@ class Source:
     weight: float = 1.0
     text: TextFields = TEXT
     vectors: VectorFields = VECTORS
+    words: tuple[int, int] = (2, 2)
 
     def __post_init__(self) -> None:
         """Check the settings; nothing is read."""
@@ -108,6 +114,10 @@ class Source:
                 raise ValueError(
                     f"`{name}` belongs to the task {only!r}; received task {task!r} with {given}. Leave it out."
                 )
+        if task != "phrases" and tuple(self.words) != (2, 2):
+            raise ValueError(
+                f"`words` belongs to the task 'phrases'; received task {task!r} with {list(self.words)}. Leave it out."
+            )
         check_limit(self.limit)
         if self.max_total_samples is not None and (not own or self.max_total_samples < 3):
             raise ValueError(
@@ -125,7 +135,10 @@ class Source:
             return text_corpus(
                 self.path, **fields, max_total_samples=self.max_total_samples, limit=self.limit, seed=seed
             )
-        return (questions_and_answers if self.task == "qa" else sentences)(self.limit, seed)
+        if self.task == "phrases":
+            return phrases(self.limit, seed, self.words)
+        readers = {"qa": questions_and_answers, "sentences": sentences, "next_token": next_tokens}
+        return readers[self.task](self.limit, seed)
 
     def matrices(self) -> tuple[Rows, Rows]:
         """Open inputs and targets of the task `"vectors"`; the same object where rows are their own targets."""
@@ -171,7 +184,27 @@ def paired(source: Any) -> bool:
         return bool(source.vectors.target_key or source.vectors.target_path)
     if source.task == "file":
         return bool(source.text.target or source.text.turns) or source.text.format == "dialogue"
-    return bool(source.task == "qa")
+    return source.task in PAIRS
+
+
+def ranked(source: Any) -> bool:
+    """Tell whether the right target of a source's rows can be looked for among all: pairs whose targets never recur."""
+    return paired(source) and source.task != "next_token"
+
+
+def check_sources(sources: Sequence[Source]) -> None:
+    """Raise ValueError when none of several sources is trained on, or when they cannot be mixed."""
+    if not any(source.weight for source in sources):
+        raise ValueError(
+            f"One source at least must be trained on; received the weights {[s.weight for s in sources]}. "
+            "Raise one above 0."
+        )
+    tasks = [source.task for source in sources]
+    if len(tasks) > 1 and "next_token" in tasks:
+        raise ValueError(
+            f"Sources are mixed where no text of one split recurs in another, but next words do; received {tasks}. "
+            "Take the task 'next_token' alone."
+        )
 
 
 def embedded(corpus: Corpus, vectors: np.ndarray, dropped: Counter[str]) -> dict[str, EmbeddingSplit]:

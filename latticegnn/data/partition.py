@@ -123,7 +123,9 @@ def cut(rows: int, limit: int | None, seed: int) -> dict[str, np.ndarray]:
     return {split: order[end - sizes[split] :][: quotas[split]] for split, end in zip(sizes, ends, strict=True)}
 
 
-def partition(name: str, rows: Iterable[Row], limit: int | None, seed: int, linked: bool = False) -> Corpus:
+def partition(
+    name: str, rows: Iterable[Row], limit: int | None, seed: int, linked: bool = False, labels: bool = False
+) -> Corpus:
     """Drop duplicates and cut rows into the three splits of a `Corpus`; their order does not matter.
 
     A text that occurs twice, up to case, spacing and punctuation, as an input or as a target, is kept once: of the rows
@@ -136,13 +138,14 @@ def partition(name: str, rows: Iterable[Row], limit: int | None, seed: int, link
         seed: Decides the splits and the sample.
         linked: Whether the rows of a group share texts by their nature, as the pairs of a dialogue do, where each
             answer is the next question. A text then stays in every row of one group, and equal rows are kept once.
+        labels: Whether targets recur by their nature, as a sentence's next word does. A row is then known by its input.
 
     Raises:
         ValueError: When `limit` is below 3, or fewer than three groups remain.
     """
     check_limit(limit)
     rows = list(rows)
-    kept = unique(rows, linked)
+    kept = unique(rows, linked, labels)
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in kept:
         groups[row.group].append(row)
@@ -159,13 +162,13 @@ def partition(name: str, rows: Iterable[Row], limit: int | None, seed: int, link
     return Corpus(name, drawn, Counter(duplicate=len(rows) - len(kept)))
 
 
-def unique(rows: Iterable[Row], linked: bool = False) -> list[Row]:
+def unique(rows: Iterable[Row], linked: bool = False, labels: bool = False) -> list[Row]:
     """Return the rows that no duplicate drops, in the order of group and input; see `partition`."""
     owners: dict[str, str] = {}
     seen: set[tuple[str, ...]] = set()
     kept = []
     for row in sorted(rows, key=lambda row: (row.group, row.input, row.target or "")):
-        keys = tuple(key(text) for text in (row.input, row.target) if text is not None)
+        keys = tuple(key(text) for text in (row.input, None if labels else row.target) if text is not None)
         recurs = keys in seen if linked else any(text in owners for text in keys)
         for text in keys:
             owners.setdefault(text, row.group)

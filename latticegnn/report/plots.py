@@ -32,6 +32,7 @@ METRICS = {
     "mrr@10": ("mean reciprocal rank (MRR@10)", "higher"),
     "recall@1": ("right answer first (recall@1)", "higher"),
     "recall@10": ("right answer among 10 (recall@10)", "higher"),
+    "token_accuracy": ("right tokens at their places", "higher"),
 }
 """Metric of `latticegnn.analysis.evaluate` → what it is called in a picture, and which way is better."""
 

@@ -17,7 +17,7 @@ from latticegnn.report.gates import gate_maps
 from latticegnn.report.lattice import lattice_3d, signal_crossing, tier_degrees
 from latticegnn.report.plots import gate_usage, honest_table, loss_curves, retention_curve, save
 
-CURVES = ("loss", "fvu", "cosine", "mrr@10")
+CURVES = ("loss", "fvu", "cosine", "mrr@10", "token_accuracy")
 
 ROWS = 16
 """Rows whose rollouts are drawn."""
@@ -37,9 +37,12 @@ def draw_run(folder: Path) -> None:
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     rows = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["table"]
-    for metric in ("mrr@10", "fvu"):
+    for metric in ("token_accuracy", "mrr@10", "fvu"):
         if metric in rows[0]:
-            save(honest_table(rows, metric), figures / f"table_{metric.partition('@')[0]}.png")
+            save(
+                honest_table([row for row in rows if metric in row], metric),
+                figures / f"table_{metric.partition('@')[0]}.png",
+            )
     if (folder / "sizes.json").is_file():
         sizes = json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
         save(retention_curve(sizes["sizes"], sizes["trained"]), figures / "retention.png")

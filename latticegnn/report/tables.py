@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-METRICS = ("mrr@10", "recall@1", "recall@10", "fvu", "cosine", "neighbour_recall@10")
+METRICS = (
+    "token_accuracy", "exact_match", "token_f1", "bleu", "reembedded_cosine",
+    "mrr@10", "recall@1", "recall@10", "fvu", "cosine", "neighbour_recall@10",
+)  # fmt: skip
+MAIN = {"token_accuracy": 1, "mrr@10": 1, "fvu": -1}
+"""The figure that decides is the first of these that a row has; 1 where more is better."""
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -14,16 +19,21 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     head = ["model", "parameters", *metrics, "seconds", "ms/update"]
     lines = [head]
     for row in rows:
-        figures = [f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" for m in metrics]
+        figures = [
+            f"{row[m]:.3f} [{row[f'{m}_low']:.3f}, {row[f'{m}_high']:.3f}]" if m in row else "–" for m in metrics
+        ]
         lines.append([row["model"], f"{row['parameters']:,}", *figures, *_cost(row)])
     return columns(lines)
 
 
 def format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
     """Say for each baseline whether the lattice wins: the paired difference on the same test rows, 95 % interval."""
-    metric, sign = ("mrr@10", 1) if "mrr@10" in rows[0] else ("fvu", -1)
+    metric = main_metric(rows[0])
+    sign = MAIN[metric]
     lines = []
     for row in rows[1:]:
+        if "lattice_minus" not in row:
+            continue
         low, high = row["lattice_minus_low"], row["lattice_minus_high"]
         better = low * sign > 0 and high * sign > 0
         worse = low * sign < 0 and high * sign < 0
@@ -31,6 +41,11 @@ def format_verdict(rows: Sequence[Mapping[str, Any]]) -> str:
         gap = f"{row['lattice_minus']:+.3f} [{low:+.3f}, {high:+.3f}]"
         lines.append(f"lattice − {row['model']}: {metric} {gap}, {verdict}")
     return "\n".join(lines)
+
+
+def main_metric(row: Mapping[str, Any]) -> str:
+    """Name the figure of a row that decides."""
+    return next(metric for metric in MAIN if metric in row)
 
 
 def format_variants(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -52,7 +67,8 @@ def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if "difference" not in row:
             continue
-        metric, sign = ("mrr@10", 1) if "mrr@10" in row else ("fvu", -1)
+        metric = main_metric(row)
+        sign = MAIN[metric]
         spans = {
             kind: (row.get(f"difference_{kind}_low"), row.get(f"difference_{kind}_high")) for kind in ("seeds", "rows")
         }

@@ -42,7 +42,7 @@ class GateLog(pl.Callback):
         model = pl_module.model
         if batch_idx > 0 or not isinstance(model, LatticeModel):
             return
-        weights = model.cell.gates(model(batch["input"]).state).flatten(0, 1)
+        weights = model.cell.gates(model(pl_module.given(batch, "validation")).state).flatten(0, 1)
         pl_module.log_dict(_usage("gate", list(model.cell.experts), weights))
         if isinstance(model.cell.aggregator, SoftTiers):
             ends = model.cell.aggregator.thresholds().tolist()

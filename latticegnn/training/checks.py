@@ -7,20 +7,42 @@ from typing import Any
 
 import torch
 
+from latticegnn.data.mixture import ranked
+from latticegnn.training.decoding import TEXT_BASELINES, TOKEN_METRIC
+from latticegnn.training.losses import EMBEDDING_TERMS
+
+_LESS_IS_BETTER = ("validation/loss", "validation/fvu")
+
+
+def logged(config: Any, metrics: Sequence[str]) -> list[str]:
+    """Name what a run logs after each epoch, and so what may be monitored.
+
+    Args:
+        config: The run's.
+        metrics: Of embeddings, the loss first and the one for pairs last.
+    """
+    if not any(map(ranked, (config.data, *(config.data.more or ())))):
+        metrics = metrics[:-1]
+    if config.decoder is None:
+        return list(metrics)
+    wordy = any(name in TEXT_BASELINES for name in config.baselines)  # those log nothing of embeddings
+    embeds = any(config.loss[name] for name in EMBEDDING_TERMS) and not wordy
+    return [*(metrics if embeds else metrics[:1]), TOKEN_METRIC]
+
 
 def check_monitors(config: Any, known: Sequence[str]) -> None:
     """Refuse to select or to stop by what a run does not log, or the wrong way round.
 
     Args:
         config: The run's.
-        known: What it logs after each epoch; less is better for the first two, more for the others.
+        known: What it logs after each epoch.
     """
     for key in ("early_stopping", "checkpoint"):
         if config[key].monitor not in known:
             raise ValueError(
                 f"{key}.monitor must be one of {', '.join(known)}; got {config[key].monitor!r}; choose one of them."
             )
-        mode = "min" if config[key].monitor in known[:2] else "max"
+        mode = "min" if config[key].monitor in _LESS_IS_BETTER else "max"
         if config[key].mode != mode:
             raise ValueError(
                 f"{key}.mode must be {mode} for {config[key].monitor}; got {config[key].mode!r}; set it to {mode}."
@@ -64,6 +86,50 @@ def check_trainer(trainer: Any) -> None:
             "a run must validate, as validation selects its weights; got trainer.limit_val_batches "
             f"{batches}, check_val_every_n_epoch {every}; leave them at their defaults."
         )
+
+
+def check_text(config: Any) -> None:
+    """Refuse settings of a text decoder that the others contradict, and the other way round."""
+    wanted = [name for name in config.baselines if name in TEXT_BASELINES]
+    if config.decoder is None:
+        for given, name in ((config.loss.tokens, f"loss.tokens {config.loss.tokens}"), (wanted, f"baselines {wanted}")):
+            if given:
+                raise ValueError(
+                    f"tokens are a text decoder's; got {name} and no decoder; describe one under decoder:."
+                )
+        if config.model.tokens is not None:
+            raise ValueError(
+                f"a lattice that takes tokens is trained by a text decoder; got model.tokens {config.model.tokens} and "
+                "no decoder; describe one under decoder:."
+            )
+        return
+    embeds = any(config.loss[name] for name in EMBEDDING_TERMS)
+    tokens_in = config.model.tokens is not None
+    tasks = [source.task for source in (config.data, *(config.data.more or ()))]
+    halting = config.model.stopping is not None and "halting" in config.model.stopping
+    moved = config.decoder.freeze or config.decoder.source == "embedding" or not embeds
+    rules = {
+        f"a text decoder is trained by its term of the loss; got loss.tokens {config.loss.tokens}; set it above 0": (
+            config.loss.tokens == 0
+        ),
+        f"a text decoder learns from texts; got data.task {tasks}; take tasks of texts": "vectors" in tasks,
+        f"rows of a pool have no texts; got pool.size {config.pool.size} with a decoder; set it to 0": config.pool.size,
+        "with a halting head every step has an answer of its own, and a text decoder reads one; got both; leave out "
+        "one of them": halting,
+        "solving the readout needs a loss on embeddings, and must not move what a decoder reads or what is frozen; got "
+        f"refit_readout true with decoder.source {config.decoder.source}, decoder.freeze {config.decoder.freeze}; set "
+        "refit_readout to false": config.refit_readout and moved,
+        "a lattice that takes tokens is trained by loss.tokens alone; got weights of "
+        f"{[name for name in EMBEDDING_TERMS if config.loss[name]]}; set them to 0": tokens_in and embeds,
+        f"a lattice that takes tokens has no embedding to start a baseline from; got {config.baselines}; leave in "
+        "majority alone": tokens_in and set(config.baselines) - {"majority"},
+        f"a bigram is of next words; got baselines {wanted} with data.task {tasks}; leave it out": (
+            "bigram" in wanted and tasks != ["next_token"]
+        ),
+    }
+    for rule, broken in rules.items():
+        if broken:
+            raise ValueError(f"{rule}.")
 
 
 def _bf16(accelerator: Any) -> bool:

@@ -25,7 +25,8 @@ from latticegnn.analysis.ladder import RUNGS
 from latticegnn.data.mixture import paired
 from latticegnn.training.callbacks import GateLog, GradientWatch, Progress, SeedEachBatch
 from latticegnn.training.checkpoints import CheckpointFiles, saved
-from latticegnn.training.checks import check_monitors, check_trainer
+from latticegnn.training.checks import check_monitors, check_text, check_trainer, logged
+from latticegnn.training.decoding import TEXT_BASELINES, Decoding
 from latticegnn.training.errors import OneLineParser, config_files, option, read_mapping, refuse_nulls
 from latticegnn.training.module import SETTINGS, VALIDATION_METRICS, EmbeddingDataModule, LatticeModule
 
@@ -91,10 +92,22 @@ class RunCLI(LightningCLI):
         )
         parser.add_argument(
             "--baselines",
-            type=list[Literal[(*BASELINES, *RUNGS)]],  # type: ignore[valid-type]
+            type=list[Literal[(*BASELINES, *RUNGS, *TEXT_BASELINES)]],  # type: ignore[valid-type]
             default=list(BASELINES),
             help="Rows of the honest table beside the lattice; raw_teacher and ridge are for pairs only, the rungs of "
-            "the ladder only where they are named.",
+            "the ladder and what gives text alone only where they are named.",
+        )
+        parser.add_argument(
+            "--decoder",
+            type=Decoding | None,
+            default=None,
+            help="A text decoder that is trained on what the model gives.",
+        )
+        parser.add_argument(
+            "--model_from",
+            type=Path | None,
+            default=None,
+            help="Folder of a saved lattice of the same settings whose weights the run starts from.",
         )
         parser.add_argument(
             "--refit_readout",
@@ -156,8 +169,8 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what only fails later otherwise, and create the run folder."""
         config = self.config
-        pairs = any(paired(source) for source in (config.data, *(config.data.more or ())))
-        check_monitors(config, VALIDATION_METRICS if pairs else VALIDATION_METRICS[:-1])
+        check_text(config)
+        check_monitors(config, logged(config, VALIDATION_METRICS))
         check_trainer(config.trainer)
         if config.resume is not None and self.resume is None:
             raise ValueError(
@@ -198,6 +211,12 @@ class RunCLI(LightningCLI):
     def watchers(self) -> list[Callback]:
         """Make the callbacks that watch every training of the run, baselines included."""
         return [SeedEachBatch(self.config.seed_everything), GradientWatch()]
+
+    @property
+    def decoding(self) -> Decoding | None:
+        """Settings of the text decoder, where there is one."""
+        found: Decoding | None = self.config_init.decoder
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Return the settings that decide the run's result, as plain numbers and texts."""

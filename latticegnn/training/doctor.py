@@ -29,8 +29,10 @@ from latticegnn.model import LatticeModel
 from latticegnn.nn import bind_step
 from latticegnn.training.callbacks import KEPT
 from latticegnn.training.configuration import RunCLI, quiet_engine
+from latticegnn.training.decoding import Decoding
 from latticegnn.training.estimate import step_memory
 from latticegnn.training.fit import FEWEST_TEST_ROWS
+from latticegnn.training.text import TextSide, TokenRows, attached
 
 TIMED, SECONDS = 5, 10.0
 """Most training steps that are timed, and after how many seconds no further one is begun."""
@@ -81,11 +83,17 @@ def examine(arguments: list[str]) -> Iterator[Finding]:
     batch = max(1, cli.datamodule.content.batch_size // cli.trainer.world_size)
     batch += cli.model.pool.beside(batch)
     model.to(device)
+    side: TextSide | None = None
+    if cli.decoding is not None and data.ok:
+        found, side = _text(cli, cli.decoding)
+        yield found
     yield (execution := _execution(model, batch))
     if execution.ok:
         yield (memory := _memory(cli, batch, rows))
         if memory.ok:
             yield from gradients(model, min(2, batch))
+            if cli.decoding is not None and side is not None:
+                cli.model.attach(side, cli.decoding.freeze)
             yield _training(cli, batch, visits if data.ok else 0)
 
 
@@ -190,6 +198,38 @@ def _data(cli: RunCLI) -> tuple[Finding, int, int]:
     return Finding("data", True, text), count, visits
 
 
+def _text(cli: RunCLI, decoding: Decoding) -> tuple[Finding, TextSide | None]:
+    """Make the tokens of all rows, and a text decoder for them."""
+    module, content = cli.model, cli.datamodule.content
+    texts: dict[str, tuple[list[str], list[str]]] = {}
+    for source in content.sources:
+        for name, split in source.corpus(content.seed).splits.items():
+            inputs, targets = texts.setdefault(name, ([], []))
+            inputs += split.inputs
+            targets += split.targets or split.inputs
+    try:
+        rows = TokenRows(decoding, texts, module.lattice.tokens)
+        example = _inputs(module.lattice, 2) if rows.inputs is None else rows.inputs["train"][:2]
+        made = attached(
+            module.lattice, decoding, rows, example.to(module.lattice.output_nodes.device), module.loss.tokens,
+            module.lattice.channels, module.seed,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        return Finding("text decoder", False, str(error)), None
+    count = sum(p.numel() for p in made.parameters())
+    text = f"{decoding.kind}, {count} numbers; {rows.tokenizer.vocab_size} token ids, rows of {decoding.length} tokens"
+    return Finding("text decoder", True, f"{text}; {rows.cut} longer texts are cut"), made
+
+
+def _inputs(model: LatticeModel, count: int) -> torch.Tensor:
+    """Draw what a lattice takes: embeddings, or token ids."""
+    generator, place = torch.Generator().manual_seed(0), model.output_nodes.device
+    if model.tokens is None:
+        return torch.randn(count, model.embedding_dim, generator=generator).to(place)
+    length = len(model.input_nodes)
+    return torch.randint(model.tokens["vocab_size"], (count, length), generator=generator).to(place)
+
+
 def _execution(model: LatticeModel, batch: int) -> Finding:
     try:
         told = bind_step(model.cell, model.execution, model.gradient.recompute, batch * model.spec.num_nodes)[1]
@@ -227,11 +267,12 @@ def gradients(model: LatticeModel, batch: int = 2) -> Iterator[Finding]:
     place = model.cell.step.device
     sample, change = (torch.randn(max(2, batch), model.embedding_dim, generator=generator).to(place) for _ in range(2))
     model.fit_maps(sample, sample + change)
-    embedding = sample[:batch].clone().requires_grad_()
+    embedding = sample[:batch].clone().requires_grad_() if model.tokens is None else None
+    given = _inputs(model, batch) if embedding is None else embedding
     model.zero_grad()
     try:
-        out = model(embedding).embedding
-        answer = out - embedding if model.skip else out
+        out = model(given).embedding
+        answer = out - given if model.skip else out
         answer.square().sum().backward()
     except (ValueError, RuntimeError) as error:
         yield Finding("gradient", False, _failed(error))
@@ -241,8 +282,9 @@ def gradients(model: LatticeModel, batch: int = 2) -> Iterator[Finding]:
     for name, part in parts.items():
         grads = [p.grad for p in part.parameters() if p.grad is not None]
         yield _gradient(name, torch.stack([g.norm() for g in grads]).norm() if grads else torch.zeros(()))
-    reached = torch.zeros(()) if embedding.grad is None else embedding.grad.norm()
-    yield _gradient("input through the volume", reached)
+    reached = next(model.mapper.parameters()).grad if embedding is None else embedding.grad
+    name = "input through the volume" if embedding is not None else "token table through the volume"
+    yield _gradient(name, torch.zeros(()) if reached is None else reached.norm())
     model.zero_grad()
 
 
@@ -278,6 +320,8 @@ def _seconds(cli: RunCLI, batch: int) -> tuple[float, float]:
     steps = round(statistics.mean(model.steps if T is None else T for T in drawn))
     generator = torch.Generator().manual_seed(0)
     given, target = torch.randn(2, batch, model.embedding_dim, generator=generator).to(device)
+    if model.tokens is not None:
+        given = _inputs(model, batch)
     module.to(device)
     with quiet_engine():
         made: Any = module.configure_optimizers()
@@ -287,6 +331,9 @@ def _seconds(cli: RunCLI, batch: int) -> tuple[float, float]:
         with cli.trainer.precision_plugin.forward_context():
             out = model.rollout(given, steps, trajectory=module.needs_trajectory)
             terms = module.criterion(out.embedding, target, out.trajectory, module.ponder(out, given))
+            if module.text is not None:
+                index = torch.arange(batch) % len(module.text.rows.targets["train"])
+                terms["tokens"] = module.text.term(module.text.read(out), index)
             loss = torch.stack(list(terms.values())).sum()
         loss.backward()
         if cli.trainer.gradient_clip_val is not None:

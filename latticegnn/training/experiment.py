@@ -220,11 +220,11 @@ def _terminable() -> Iterator[None]:
 def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, Any]]:
     r"""Make a row of each model of each variant: mean and deviation of every figure over the seeds, and what it cost.
 
-    A row's ``difference`` compares the main figure, MRR@10 for pairs and else FVU, on the same test rows and by seed:
-    the variant's lattice less the row's model; of a lattice, less the first variant's lattice where task and data are
-    the same. It has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for
-    what starts and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a
-    baseline), for what another sample of rows would.
+    A row's ``difference`` compares the main figure (`main_metric`) on the same test rows and by seed: the variant's
+    lattice less the row's model; of a lattice, less the first variant's lattice where task and data are the same. It
+    has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for what starts
+    and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a baseline), for
+    what another sample of rows would.
 
     Args:
         results: What ``metrics.json`` holds, by variant and seed.
@@ -242,7 +242,7 @@ def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, 
                 row |= _difference([model["lattice_minus"] for model in models], "lattice")
                 for end in ("low", "high"):
                     row[f"difference_rows_{end}"] = statistics.fmean(m[f"lattice_minus_{end}"] for m in models)
-            elif name != names[0] and all(_same_data(result, first[seed]) for seed, result in own.items()):
+            elif models[0]["model"] == "lattice" and name != names[0] and _same_data(own, first):
                 gaps = [result["table"][0][main] - first[seed]["table"][0][main] for seed, result in own.items()]
                 row |= _difference(gaps, names[0])
             rows.append(row)
@@ -250,8 +250,8 @@ def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, 
 
 
 def main_metric(row: Mapping[str, Any]) -> str:
-    """Name the figure that decides: MRR@10 for pairs, else FVU."""
-    return "mrr@10" if "mrr@10" in row else "fvu"
+    """Name the figure that decides: token accuracy where text was decoded, else MRR@10 for pairs, else FVU."""
+    return next(metric for metric in ("token_accuracy", "mrr@10", "fvu") if metric in row)
 
 
 def _difference(gaps: list[float], to: str) -> dict[str, Any]:
@@ -263,8 +263,9 @@ def _difference(gaps: list[float], to: str) -> dict[str, Any]:
     return found
 
 
-def _same_data(result: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(result["data"][key] == other["data"][key] for key in ("task", "rows", "teacher", "source_sha256"))
+def _same_data(results: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> bool:
+    pairs = [(result["data"], others[seed]["data"]) for seed, result in results.items()]
+    return all(own[key] == other[key] for own, other in pairs for key in ("task", "rows", "teacher", "source_sha256"))
 
 
 def _going_on(place: Path) -> list[str] | None:

@@ -20,15 +20,20 @@ from torch import Tensor, nn
 
 from latticegnn.analysis import baselines
 from latticegnn.analysis.ladder import RUNGS
-from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_rank, row_statistics
+from latticegnn.analysis.metrics import reciprocal_rank
+from latticegnn.data.mixture import ranked
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
-from latticegnn.training.losses import loss_terms
+from latticegnn.training.decoding import TEXT_BASELINES, Decoding
+from latticegnn.training.losses import LossWeights, loss_terms
 from latticegnn.training.module import EmbeddingModule
 from latticegnn.training.readout import refit_readout
+from latticegnn.training.start import start_weights
+from latticegnn.training.table import HonestTable
+from latticegnn.training.text_run import ON_FIXED_CODES, TextRun
 
 logger = logging.getLogger("latticegnn")
 
@@ -54,7 +59,9 @@ class Run:
         self.module: EmbeddingModule = self.cli.model
         self.model: LatticeModel = self.cli.model.lattice
         self.data = self.cli.datamodule.content
-        self._lattice: Tensor | None = None  # the lattice's figures row by row, which the baselines are paired with
+        self.text: TextRun | None = None
+        begun = self.cli.config.model_from
+        self._start = None if begun is None else start_weights(self.model, begun)
         self._settings = self.cli.settings()
         if self.cli.resume is not None:
             self._check_settings(self.cli.resume)
@@ -91,24 +98,36 @@ class Run:
                 f"got {tested}; raise data.limit or add rows."
             )
         model = self.model
+        if self.cli.decoding is not None:
+            self.text = TextRun(self.cli.decoding, self.data, model)
         model.fit_maps(*self._sample())
         self._introduce(self.module)
         counts = model.parameter_counts()
         logger.info("parameters: %s", ", ".join(f"{part} {count}" for part, count in counts.items()))
         known: dict[str, Callable[[LatticeModel], nn.Module]] = {**baselines.TRAINED, **RUNGS}
         untrained = {name: make(model) for name, make in known.items() if name in self.cli.config.baselines}
+        if self._start is not None:
+            model.load_state_dict(self._start)
+        if self.text is not None:
+            self.text.attach(self.module)
         cost = self._fit(self.trainer, self.module, self.cli.resume)
-        rows = [self._row("lattice", model, cost)]
+        self.table = HonestTable(self.data, self.module.train_mean, None if self.text is None else self.text.rows)
+        self._add("lattice", self.module, cost)
         sides = {"inputs": model.entry.soft, "outputs": model.exit.soft}
         learned = {side: soft.places().tolist() for side, soft in sides.items() if soft is not None}
         for side, places in learned.items():
             logger.info("learned %s ended at %s", side, [[round(x, 2) for x in place] for place in places])
         if self.trainer.is_global_zero:
-            model.save_pretrained(self.folder / "model")
-        rows += [self._row(name, reference) for name, reference in self._references()]
-        rows += [self._train_baseline(name, baseline) for name, baseline in untrained.items()]
+            saved = model if self.text is None else self.text.joined(self.module)
+            saved.save_pretrained(self.folder / "model")
+        for name, reference in self._references():
+            self.table.add(name, reference.fitted, predict(reference, self.data.splits["test"]))
+        for name, baseline in untrained.items():
+            self._train_baseline(name, baseline)
+        if self.text is not None:
+            self._text_baselines()
         result = {
-            "table": rows,
+            "table": self.table.rows,
             "task": self.data.task,
             "seed": self.cli.config.seed_everything,
             "validation": self._validation(),
@@ -118,6 +137,8 @@ class Run:
             "data": self.data.card(),
             "machine": self._machine(),
         }
+        if self.text is not None:
+            result["text"] = self.text.card() | {"examples": self.table.examples}
         if self.trainer.is_global_zero:
             write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
             _point_latest(self.folder)
@@ -126,7 +147,7 @@ class Run:
     def _introduce(self, module: EmbeddingModule) -> None:
         """Tell a module what it must know of the data."""
         trainer = self.trainer
-        module.pairs = self.data.pairs
+        module.pairs = self.data.pairs and any(map(ranked, self.data.sources))
         module.train_mean = self._sample()[1].mean(dim=0)
         # From the settings, not from the engine, whose own count would make the loader forget its position.
         assert trainer.max_epochs is not None
@@ -138,6 +159,8 @@ class Run:
             "data": {key: card[key] for key in ("rows", "teacher", "source_sha256")},
             "machine": self._machine(),
         }
+        if self.text is not None:
+            identity["data"]["tokenizer"] = self.text.card()["tokenizer"]
         if self.cli.resume is not None and module is self.module:
             _check_same("the data", read(self.cli.resume)[ENTRY]["data"], identity["data"])
         module.identity = identity
@@ -159,17 +182,30 @@ class Run:
             "torch": str(torch.__version__),
         }
 
-    def _train_baseline(self, name: str, model: nn.Module) -> dict[str, Any]:
+    def _text_baselines(self) -> None:
+        assert self.text is not None
+        for name in self.cli.config.baselines:
+            if name in ON_FIXED_CODES:
+                self._train_baseline(name, *self.text.fixed(name, self._sample()[0]))
+            elif name in TEXT_BASELINES:
+                parameters, rows = self.text.counted(name)
+                self.table.add(name, parameters, generated=rows)
+
+    def _train_baseline(self, name: str, model: nn.Module, decoding: Decoding | None = None) -> None:
+        """Train a baseline as the lattice is; one with a `decoding` of its own gives text and no embedding."""
         logger.info("training the baseline %s", name)
         own = self.module
-        module = EmbeddingModule(model, own.loss, own.optim, own.unroll, own.seed, own.damage, own.pool)
+        loss = own.loss if decoding is None else LossWeights(reconstruction=0.0, cosine=0.0, tokens=own.loss.tokens)
+        module = EmbeddingModule(model, loss, own.optim, own.unroll, own.seed, own.damage, own.pool)
+        if self.text is not None:
+            self.text.attach(module, decoding)
         self._introduce(module)
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 cost = self._fit(self.cli.baseline_trainer(Path(scratch)), module)
             except FloatingPointError as error:
                 raise FloatingPointError(f"the baseline {name}: {error}") from error
-        return self._row(name, model, cost)
+        self._add(name, module, cost)
 
     def _fit(self, trainer: pl.Trainer, module: EmbeddingModule, resume: Path | None = None) -> dict[str, float]:
         """Train, put the best validated weights back, and say what it cost."""
@@ -196,7 +232,7 @@ class Run:
         cost: dict[str, float] = {"updates": trainer.global_step, "ms_per_update": round(each, 3)}
         cost["best_epoch"] = chosen["epoch"] + 1
         cost["spike"] = spike(module.losses, start=math.ceil(module.optim.warmup * len(module.losses)))
-        if self.cli.config.refit_readout:
+        if self.cli.config.refit_readout and module.loss.embeds:
             splits = self.data.splits
             span = module.unroll.span if isinstance(module.model, LatticeModel) else None
             cost["readout_penalty"] = refit_readout(
@@ -214,12 +250,17 @@ class Run:
     def _validation(self) -> dict[str, float]:
         """Compute the loss of the weights that were chosen, on the validation split."""
         split = self.data.splits["validation"]
-        terms = loss_terms(predict(self.model, split), split.tensors()[1], self.module.loss)
-        return {"loss": float(torch.stack(list(terms.values())).sum())}
+        loss = 0.0
+        if self.module.loss.embeds:
+            terms = loss_terms(predict(self.model, split), split.tensors()[1], self.module.loss)
+            loss = float(torch.stack(list(terms.values())).sum())
+        if self.text is not None:
+            loss += self.text.validation_loss(self.module)
+        return {"loss": loss}
 
-    def _references(self) -> Iterator[tuple[str, nn.Module]]:
+    def _references(self) -> Iterator[tuple[str, baselines.AffineMap]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = baselines.code_encoder(self.model).out_features
+        code = baselines.code_encoder(self.model).out_features if "pca" in wanted else 0
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:
@@ -240,24 +281,14 @@ class Run:
         """Give the training rows in memory, or so many of them that more would not move what is fitted to them."""
         return self.data.splits["train"].tensors(SAMPLE)
 
-    def _row(self, name: str, model: nn.Module, cost: dict[str, float] | None = None) -> dict[str, Any]:
-        split = self.data.splits["test"]
-        prediction = predict(model, split)
-        given = (split.tensors()[1], self.module.train_mean, self.data.pairs)
-        figures = evaluate(prediction, *given)
-        row: dict[str, Any] = {
-            "model": name,
-            "parameters": getattr(model, "fitted", sum(p.numel() for p in model.parameters() if p.requires_grad)),
-        }
-        for metric, figure in figures.items():
-            row |= {metric: figure["value"], f"{metric}_low": figure["low"], f"{metric}_high": figure["high"]}
-        shares = row_statistics(prediction, *given)["mrr@10" if self.data.pairs else "fvu"]
-        if self._lattice is None:
-            self._lattice = shares
-        else:
-            gap = paired_difference(self._lattice, shares)
-            row |= {"lattice_minus": gap["value"], "lattice_minus_low": gap["low"], "lattice_minus_high": gap["high"]}
-        return row | (cost or {})
+    def _add(self, name: str, module: EmbeddingModule, cost: dict[str, float]) -> None:
+        model, text = module.model, module.text
+        parameters = getattr(model, "fitted", sum(p.numel() for p in model.parameters() if p.requires_grad))
+        if text is not None:
+            parameters += sum(p.numel() for p in text.parameters())
+        prediction = predict(model, self.data.splits["test"]) if module.loss.embeds else None
+        generated = None if self.text is None else self.text.generated(module)
+        self.table.add(name, parameters, prediction, generated, cost)
 
 
 def spike(losses: Sequence[float], start: int, window: int = 25) -> float:

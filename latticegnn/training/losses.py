@@ -39,13 +39,14 @@ class LossWeights:
         dynamics: Of `Dynamics`.
         spatial: Of `Spatial`.
         temporal: Of `Temporal`.
+        tokens: Of `TokenCrossEntropy` of a text decoder, the section ``decoder``; its weight is never learned.
         ponder: Of a halting head's divergence from its prior, ≥ 0, see `latticegnn.nn.Halting`.
         temperature: Of `Contrastive`, > 0.
         weighting: "fixed", or "uncertainty" for a learned weight beside each fixed one, see `Loss`.
 
     Raises:
-        ValueError: For a weight that is negative or not finite, when no term on embeddings has one, or for another
-            setting out of range.
+        ValueError: For a weight that is negative or not finite, when no term on embeddings or tokens has one, or for
+            another setting out of range.
     """
 
     reconstruction: float = 1.0
@@ -57,19 +58,20 @@ class LossWeights:
     dynamics: float = 0.0
     spatial: float = 0.0
     temporal: float = 0.0
+    tokens: float = 0.0
     ponder: float = 0.0
     temperature: float = 0.05
     weighting: Literal["fixed", "uncertainty"] = "fixed"
 
     def __post_init__(self) -> None:
         """Check the weights."""
-        for name in (*EMBEDDING_TERMS, *TRAJECTORY_TERMS, "ponder"):
+        for name in (*EMBEDDING_TERMS, *TRAJECTORY_TERMS, "tokens", "ponder"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"loss.{name} must be 0 or more; got {value}; set it to 0 to leave the term out.")
-        if not any(getattr(self, name) for name in EMBEDDING_TERMS):
+        if not (self.embeds or self.tokens):
             raise ValueError(
-                f"at least one loss weight of {', '.join(EMBEDDING_TERMS)} must be above 0; all are 0; set "
+                f"at least one loss weight of {', '.join(EMBEDDING_TERMS)} or tokens must be above 0; all are 0; set "
                 "loss.reconstruction to 1."
             )
         if not 0 < self.temperature < math.inf:
@@ -78,6 +80,11 @@ class LossWeights:
             raise ValueError(
                 f"loss.weighting must be one of {', '.join(WEIGHTINGS)}; got {self.weighting!r}; choose one of them."
             )
+
+    @property
+    def embeds(self) -> bool:
+        """Whether a term looks at embeddings."""
+        return any(getattr(self, name) > 0 for name in EMBEDDING_TERMS)
 
     @property
     def needs_trajectory(self) -> bool:

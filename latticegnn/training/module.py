@@ -19,13 +19,17 @@ from latticegnn.model import LatticeModel
 from latticegnn.nn import Implicit
 from latticegnn.training.checkpoints import ENTRY, FORMAT
 from latticegnn.training.damage import Damage, Pool, Rehearsal
+from latticegnn.training.decoding import TOKEN_METRIC
 from latticegnn.training.losses import PAIRWISE_TERMS, Loss, LossWeights, loss_terms
 from latticegnn.training.optim import Optimisation, configure
 from latticegnn.training.ponder import Pondered, head, ponder
+from latticegnn.training.text import TextSide
 from latticegnn.training.unroll import Unroll
 
 VALIDATION_METRICS = ("validation/loss", "validation/fvu", "validation/cosine", "validation/mrr@10")
-"""What a run logs after each epoch, and so what may be monitored; the last one for pairs only."""
+"""What a run logs after each epoch, and so what may be monitored; the last one for pairs only.
+
+A text decoder adds `TOKEN_METRIC`."""
 
 
 class EmbeddingModule(pl.LightningModule):
@@ -34,7 +38,7 @@ class EmbeddingModule(pl.LightningModule):
     Logs the loss and its terms each step, and after each epoch `VALIDATION_METRICS`. Where several processes share a
     batch, terms on embeddings see all its rows, so that loss and gradient are those of one process; terms on the
     trajectory are averaged over the processes, and so are all terms of a model with a halting head, whose answers of
-    all steps are weighed. The validation loss holds the terms on embeddings alone.
+    all steps are weighed. The validation loss holds the terms on embeddings and tokens alone.
 
     Args:
         model: Maps embeddings [B, D] to an output with ``embedding`` [B, D].
@@ -49,6 +53,7 @@ class EmbeddingModule(pl.LightningModule):
         updates: Optimiser steps of the whole run; set before training.
         train_mean: Mean of the training targets [D], the reference of FVU; set before training.
         pairs: Whether targets are answers to be found among others; set before training.
+        text: A text decoder that is trained beside the model; set before training, by `attach`.
         identity: What checkpoints say of the run that wrote them; plain numbers and texts.
         rows: Rows of the batches since the last update.
         losses: Loss of each batch.
@@ -81,13 +86,27 @@ class EmbeddingModule(pl.LightningModule):
         self.criterion = Loss(self.loss, lattice.spec if lattice else None)
         self.updates, self.pairs = 0, False
         self.train_mean = torch.zeros(())
+        self.text: TextSide | None = None
         self.identity: dict[str, Any] = {}
         self.rows: list[int] = []
         self.losses: list[float] = []
         self.milliseconds: list[float] = []
         self._before = self._began = self._started = 0.0
         # These gather over processes, too: the metrics below need all rows at once.
-        self.predictions, self.targets = CatMetric(), CatMetric()
+        self.predictions, self.targets, self.texts = CatMetric(), CatMetric(), CatMetric()
+
+    def attach(self, text: TextSide, freeze: bool = False) -> None:
+        """Train a text decoder beside the model; with `freeze` it alone, on the model as it is."""
+        self.text = text
+        decoder = getattr(self.model, "decoder", None)
+        if freeze:
+            self.model.requires_grad_(False)
+        elif decoder is not None and not self.loss.embeds and text.source == "code":
+            decoder.requires_grad_(False)  # nothing looks at what it gives
+
+    def given(self, batch: dict[str, Tensor], split: str) -> Tensor:
+        """Give what the model takes of a batch of a split: embeddings [B, D], or token ids [B, L]."""
+        return batch["input"] if self.text is None else self.text.given(batch, split)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Predict: [B, D] -> [B, D]."""
@@ -103,11 +122,14 @@ class EmbeddingModule(pl.LightningModule):
                 f"a batch must be finite; it is not at update {self.global_step}, rows "
                 f"{batch['index'][unsound].tolist()}; drop these rows or embed their texts again"
             )
-        output, inputs, target = self._roll_out(batch["input"], batch["target"])
+        output, inputs, target = self._roll_out(self.given(batch, "train"), batch["target"])
         prediction, pondered = output.embedding, self.ponder(output, inputs)
         if pondered is None:
             prediction, target = self._of_all_processes(prediction), self._of_all_processes(target)
         terms = self.criterion(prediction, target, getattr(output, "trajectory", None), pondered)
+        if self.text is not None:
+            code = self._of_all_processes(self.text.read(output))
+            terms["tokens"] = self.text.term(code, self._of_all_processes(batch["index"]))
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise FloatingPointError(
@@ -142,22 +164,30 @@ class EmbeddingModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Collect predictions; the metrics need all of them."""
-        self.predictions.update(self(batch["input"]))
-        self.targets.update(batch["target"])
+        output = self.model(self.given(batch, "validation"))
+        if self.loss.embeds:
+            self.predictions.update(output.embedding)
+            self.targets.update(batch["target"])
+        if self.text is not None:
+            self.texts.update(self.text.shares(self.text.read(output), batch["index"]))
 
     def on_validation_epoch_end(self) -> None:
         """Compute and log the metrics over the whole validation split."""
-        prediction, target = self.predictions.compute(), self.targets.compute()
-        self.predictions.reset()
-        self.targets.reset()
-        loss = torch.stack(list(loss_terms(prediction, target, self.loss).values())).sum()
-        values = {
-            "validation/loss": float(loss),
-            "validation/fvu": float(fvu(prediction, target, self.train_mean.to(target))),
-            "validation/cosine": float(cosine(prediction, target)),
-        }
-        if self.pairs:
-            values["validation/mrr@10"] = float(reciprocal_rank(prediction, target).mean())
+        values, loss = {}, 0.0
+        if self.loss.embeds:
+            prediction, target = self.predictions.compute(), self.targets.compute()
+            self.predictions.reset()
+            self.targets.reset()
+            loss = float(torch.stack(list(loss_terms(prediction, target, self.loss).values())).sum())
+            values["validation/fvu"] = float(fvu(prediction, target, self.train_mean.to(target)))
+            values["validation/cosine"] = float(cosine(prediction, target))
+            if self.pairs:
+                values["validation/mrr@10"] = float(reciprocal_rank(prediction, target).mean())
+        if self.text is not None:
+            tokens, values[TOKEN_METRIC] = self.text.figures(self.texts.compute())
+            self.texts.reset()
+            loss += tokens
+        values["validation/loss"] = loss
         self.log_dict(values, prog_bar=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -295,6 +325,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         weight: Visits of a training row in an epoch.
         text: How a file of texts is read.
         vectors: Where prepared embeddings lie in their file.
+        words: Fewest and most words of a phrase.
         more: Further sources.
         cache_max_gb: Size that the embedding cache is cut back to.
         num_workers: Processes that gather batches ahead.
@@ -315,6 +346,7 @@ class EmbeddingDataModule(pl.LightningDataModule):
         weight: float = 1.0,
         text: TextFields = TEXT,
         vectors: VectorFields = VECTORS,
+        words: tuple[int, int] = (2, 2),
         more: list[Source] = [],  # noqa: B006  (never changed; the parser's errors name a source only so)
         cache_max_gb: float | None = None,
         num_workers: int = 0,
@@ -323,8 +355,8 @@ class EmbeddingDataModule(pl.LightningDataModule):
         super().__init__()
         self.content = EmbeddingData(
             task, limit, teacher, batch_size, seed, path, cache_dir, expected_dim,
-            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, more=more or (),
-            cache_max_gb=cache_max_gb, num_workers=num_workers,
+            max_total_samples=max_total_samples, weight=weight, text=text, vectors=vectors, words=words,
+            more=more or (), cache_max_gb=cache_max_gb, num_workers=num_workers,
         )  # fmt: skip
         self.order_seed = order_seed
 

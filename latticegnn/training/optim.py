@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-GROUPS = ("cell", "maps", "decoder")
+GROUPS = ("cell", "maps", "decoder", "text")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Optimisation:
             small; it takes ten times the rate of the maps.
         lr_maps: Peak learning rate of the maps into the lattice, > 0, and of all that is neither cell nor decoder.
         lr_decoder: Peak learning rate of the decoder, the map from what is read to the embedding, > 0.
+        lr_text: Peak learning rate of a text decoder, > 0.
         weight_decay: Decoupled weight decay, ≥ 0.
+        weight_decay_text: That of a text decoder, ≥ 0; on some thousand texts it overfits with little.
         betas: AdamW's averaging rates, each in [0, 1).
         schedule: One of the three.
         warmup: Part of the updates over which the rates rise to their peak, in (0, 1); two updates at least.
@@ -43,7 +45,9 @@ class Optimisation:
     lr_cell: float = 1e-2
     lr_maps: float = 1e-3
     lr_decoder: float = 1e-3
+    lr_text: float = 1e-3
     weight_decay: float = 0.01
+    weight_decay_text: float = 0.1
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["one_cycle", "cosine", "plateau"] = "one_cycle"
     warmup: float = 0.1
@@ -56,7 +60,9 @@ class Optimisation:
             "lr_cell": (self.lr_cell > 0, "above 0"),
             "lr_maps": (self.lr_maps > 0, "above 0"),
             "lr_decoder": (self.lr_decoder > 0, "above 0"),
+            "lr_text": (self.lr_text > 0, "above 0"),
             "weight_decay": (self.weight_decay >= 0, "0 or more"),
+            "weight_decay_text": (self.weight_decay_text >= 0, "0 or more"),
             "betas": (len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)"),
             "schedule": (self.schedule in ("one_cycle", "cosine", "plateau"), "one_cycle, cosine or plateau"),
             "warmup": (0 < self.warmup < 1, "between 0 and 1"),
@@ -75,8 +81,8 @@ def configure(model: nn.Module, settings: Optimisation, updates: int) -> dict[st
     """Make optimiser and schedule for a model, as Lightning's ``configure_optimizers`` returns them.
 
     Args:
-        model: Parameters with a part ``cell`` in their name form the group "cell", those with ``decoder`` the group
-            "decoder", all others the group "maps".
+        model: Parameters whose name begins with ``text`` form the group "text"; of the others those with a part
+            ``cell`` in it the group "cell", those with ``decoder`` the group "decoder", the rest the group "maps".
         settings: Rates and schedule.
         updates: Optimiser steps of the whole run, ≥ 1.
     """
@@ -84,15 +90,20 @@ def configure(model: nn.Module, settings: Optimisation, updates: int) -> dict[st
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parts = name.split(".")
-            groups["cell" if "cell" in parts else "decoder" if "decoder" in parts else "maps"].append(parameter)
+            group = next((name for name in ("cell", "decoder") if name in parts), "maps")
+            groups["text" if parts[0] == "text" else group].append(parameter)
     used = {name: parameters for name, parameters in groups.items() if parameters}
     optimizer = torch.optim.AdamW(
         [
-            {"params": parameters, "lr": getattr(settings, f"lr_{name}"), "name": name}
+            {
+                "params": parameters,
+                "lr": getattr(settings, f"lr_{name}"),
+                "weight_decay": settings.weight_decay_text if name == "text" else settings.weight_decay,
+                "name": name,
+            }
             for name, parameters in used.items()
         ],
         betas=settings.betas,
-        weight_decay=settings.weight_decay,
     )
     return {"optimizer": optimizer, "lr_scheduler": _schedule(optimizer, settings, updates)}
 
