@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from latticegnn.answers import TEXTS_FILE, AnswerIndex, answers_of
 from latticegnn.data.datamodule import EmbeddingData
 from latticegnn.data.lines import LONGEST_LINE
 from latticegnn.data.rows import check_matrix
+from latticegnn.data.sources import sha256_of
 from latticegnn.data.teacher_card import read_teacher, rebuild_teacher, write_teacher
 from latticegnn.data.vectors import REASONS, first_faults
 from latticegnn.model import LatticeModel
@@ -30,6 +32,23 @@ BATCH = 64
 """Rows that are computed together, however many are asked for."""
 
 ANSWERS_FOLDER = "answers"
+
+
+class Embedded(NamedTuple):
+    """What `Predictor.embed` gives.
+
+    Args:
+        vectors: Of all rows, those of bad ones zero.
+        bad: What is wrong with each row that cannot be used, by its number.
+        truncated: How many texts were longer than the teacher reads, and were cut.
+
+    Shapes:
+        vectors [n, D], float32.
+    """
+
+    vectors: np.ndarray
+    bad: dict[int, str]
+    truncated: int
 
 
 class Predictor:
@@ -54,7 +73,7 @@ class Predictor:
         model: The lattice.
         dim: D, the dimension of vectors in and out.
         has_decoder: Whether texts can be put out.
-        index: The answers to choose from; None where the model has none. Another `AnswerIndex` may be set.
+        index: The answers to choose from; None where the model has none, see `answer_from`.
 
     Raises:
         FileNotFoundError: When the folder holds no saved model.
@@ -70,13 +89,14 @@ class Predictor:
         self.dim = self.model.embedding_dim
         self.has_decoder = False
         self._device, self._trust_code = device, trust_code
-        card = read_teacher(self.folder)
+        self._card = read_teacher(self.folder)
         if teacher is not None:
             self.model.attach_teacher(teacher)
-            if card is not None and teacher.fingerprint != card.fingerprint:
+            if self._card is not None and teacher.fingerprint != self._card.fingerprint:
                 logger.warning("%s was trained with another teacher than %s", self.folder, teacher.source)
-        stored = self.folder / ANSWERS_FOLDER
-        self.index: AnswerIndex | None = AnswerIndex.load(stored) if (stored / TEXTS_FILE).is_file() else None
+        self.index: AnswerIndex | None = None
+        if (self.folder / ANSWERS_FOLDER / TEXTS_FILE).is_file():
+            self.answer_from(AnswerIndex.load(self.folder / ANSWERS_FOLDER))
 
     @functools.cached_property
     def teacher(self) -> Encoder:
@@ -89,6 +109,28 @@ class Predictor:
         if self.model.teacher is None:
             self.model.attach_teacher(rebuild_teacher(self.folder, self._device, self._trust_code))
         return self.model.teacher
+
+    def answer_from(self, index: AnswerIndex) -> None:
+        """Choose answers from an index, in place of the model's own.
+
+        Raises:
+            ValueError: When its vectors are of another dimension, or of another teacher than the model's.
+        """
+        known = self._card.fingerprint if self._card is not None else index.fingerprint
+        if index.dim != self.dim or index.fingerprint not in ("", known):
+            raise ValueError(
+                f"Answers must be vectors of the model's teacher, {known[:12]}… of dimension {self.dim}; these are of "
+                f"{index.fingerprint[:12]}… of {index.dim}. Index them again with this model."
+            )
+        self.index = index
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the files of the saved model, the answers and the model card apart; hexadecimal digits."""
+        files = sorted(self.folder.glob("*.json")) + sorted(self.folder.rglob("*.safetensors"))
+        own = [file for file in files if ANSWERS_FOLDER not in file.relative_to(self.folder).parts]
+        parts = [f"{file.relative_to(self.folder)} {sha256_of(file)}" for file in own]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def predict(
         self,
@@ -118,7 +160,7 @@ class Predictor:
             ValueError: When an input cannot be used (the first such row is named), or the model cannot give the output.
         """
         self.check(output, k)
-        vectors, bad = self.embed(inputs)
+        vectors, bad, _ = self.embed(inputs)
         if bad:
             raise ValueError(f"Row {min(bad)}: {bad[min(bad)]}")
         rows: list[dict[str, Any]] = []
@@ -147,23 +189,18 @@ class Predictor:
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k counts answers, a whole number of at least 1; got {k!r}. 5 is the default.")
 
-    def embed(self, inputs: Sequence[str] | np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    def embed(self, inputs: Sequence[str] | np.ndarray) -> Embedded:
         """Embed texts by the teacher, or take vectors as they are, and find the rows that cannot be used.
 
         Args:
             inputs: As for `predict`.
-
-        Returns:
-            Vectors, those of bad rows zero; and what is wrong with each bad row, by its number.
-
-        Shapes:
-            [n, D], float32.
 
         Raises:
             FileNotFoundError: When the teacher's files are missing.
             ValueError: When the inputs are neither, as a whole.
         """
         bad: dict[int, str] = {}
+        cut = 0
         if isinstance(inputs, np.ndarray):
             vectors = self._taken(inputs)
         elif isinstance(inputs, str):
@@ -173,19 +210,30 @@ class Predictor:
             vectors = np.zeros((len(inputs), self.dim), dtype=np.float32)
             sound = [row for row in range(len(inputs)) if row not in bad]
             for start in range(0, len(sound), BATCH):
-                _embed_rows(self.teacher, vectors, inputs, sound[start : start + BATCH], bad)
+                cut += _embed_rows(self.teacher, vectors, inputs, sound[start : start + BATCH], bad)
         for row, fault in enumerate(first_faults(vectors, vectors).tolist()):
             if fault >= 0 and row not in bad:
                 bad[row] = f"A vector must be finite and not zero; got {REASONS[fault]}. Leave it out."
         vectors[list(bad)] = 0
-        return vectors, bad
+        return Embedded(vectors, bad, cut)
 
     @torch.inference_mode()
     def carry(self, vectors: np.ndarray) -> np.ndarray:
-        """Carry the teacher's vectors through the lattice: [n, D] → [n, D], float32."""
+        """Carry the teacher's vectors through the lattice: [n, D] → [n, D], float32.
+
+        Raises:
+            ValueError: When an answer is not finite; the row is named.
+        """
         batches = torch.from_numpy(vectors).split(BATCH) if len(vectors) else ()
         carried = [self.model(batch.to(self._device)).embedding.cpu().numpy() for batch in batches]
-        return np.concatenate([np.empty((0, self.dim), dtype=np.float32), *carried])
+        answers = np.concatenate([np.empty((0, self.dim), dtype=np.float32), *carried])
+        finite = np.isfinite(answers).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"A model's answers must be finite; that to row {int(np.argmin(finite))} is not. Its training "
+                "diverged, or the vector is far larger than any it was trained on: check both."
+            )
+        return answers
 
     def _rows(self, vectors: np.ndarray, output: Output, k: int) -> list[dict[str, Any]]:
         carried = self.carry(vectors)
@@ -236,16 +284,20 @@ def save_companions(folder: Path, data: EmbeddingData) -> None:
 
 def _embed_rows(
     teacher: Encoder, vectors: np.ndarray, texts: Sequence[str], rows: list[int], bad: dict[int, str]
-) -> None:
-    """Embed some of the texts; where the teacher refuses them together, alone, to learn which it refuses."""
+) -> int:
+    """Embed some of the texts; where the teacher refuses them together, alone, to learn which it refuses.
+
+    Returns:
+        How many were cut.
+    """
     try:
         vectors[rows] = teacher.encode([texts[row] for row in rows], batch_size=BATCH)
     except ValueError as error:
         if len(rows) == 1:
             bad[rows[0]] = str(error)
-            return
-        for row in rows:
-            _embed_rows(teacher, vectors, texts, [row], bad)
+            return 0
+        return sum(_embed_rows(teacher, vectors, texts, [row], bad) for row in rows)
+    return getattr(teacher, "truncated", 0)
 
 
 def _text_fault(text: object) -> str | None:

@@ -14,7 +14,7 @@ FLOORS = [
     ["aggregate"],
     ["nn"],
     ["pretrained", "rollout", "resizing", "model", "data", "answers", "predictor"],
-    ["analysis", "training", "benchmarks"],
+    ["analysis", "training", "inference", "benchmarks"],
     ["report"],
     ["__init__"],
     ["cli", "testing", "compressor"],
