@@ -13,7 +13,7 @@ FLOORS = [
     ["lattice"],
     ["aggregate"],
     ["nn"],
-    ["pretrained", "rollout", "resizing", "model", "data", "answers", "predictor"],
+    ["pretrained", "rollout", "resizing", "model", "data", "text_model", "correction", "answers", "predictor"],
     ["analysis", "training", "inference", "benchmarks"],
     ["report"],
     ["__init__"],
