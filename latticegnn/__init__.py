@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latticegnn import aggregate as aggregate
+    from latticegnn.answers import AnswerIndex as AnswerIndex
     from latticegnn.correction import Correction as Correction
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from latticegnn.nn import Generation as Generation
     from latticegnn.nn import LatticeCell as LatticeCell
     from latticegnn.nn import TextDecoder as TextDecoder
+    from latticegnn.predictor import Predictor as Predictor
     from latticegnn.text_model import TextModel as TextModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "latticegnn.answers": ("AnswerIndex",),
     "latticegnn.correction": ("Correction",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
     "latticegnn.lattice": (
@@ -42,6 +45,7 @@ _HOMES = {
     ),
     "latticegnn.model": ("LatticeModel", "LatticeOutput"),
     "latticegnn.nn": ("Expert", "Generation", "LatticeCell", "TextDecoder"),
+    "latticegnn.predictor": ("Predictor",),
     "latticegnn.text_model": ("TextModel",),
 }  # fmt: skip
 __all__ = ["aggregate", *(name for names in _HOMES.values() for name in names)]

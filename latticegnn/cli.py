@@ -18,6 +18,8 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   experiment  train variants of a configuration over several seeds, or search a space of settings
   analyse     look closer at a run that is done
   report      write the interactive page of a run, or of two side by side
+  predict     answers, texts or embeddings of a trained lattice, from a file, a pipe or the command line
+  index       embed answers that a trained lattice chooses from
   export      write a lattice as GraphML, GEXF or JSON
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
@@ -200,6 +202,24 @@ def analyse(arguments: list[str]) -> int:
     return 0
 
 
+def predict(arguments: list[str]) -> int:
+    """Predict with a trained lattice; JSON lines, or a matrix of embeddings."""
+    from latticegnn.inference import command
+
+    parser = _parser("predict", "Predict with a trained lattice.")
+    command.add_predict_arguments(parser)
+    return command.predict(_parse(parser, arguments))
+
+
+def index(arguments: list[str]) -> int:
+    """Embed answers by a model's teacher, for `predict --as answers --answers FOLDER`; the folder is printed."""
+    from latticegnn.inference import command
+
+    parser = _parser("index", "Embed answers that a trained lattice chooses from.")
+    command.add_index_arguments(parser)
+    return command.index(_parse(parser, arguments))
+
+
 def report(arguments: list[str]) -> int:
     """Write the interactive page of a run, or of two side by side, and print its file."""
     from latticegnn.report.html import write_report
@@ -304,6 +324,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "experiment": experiment,
     "analyse": analyse,
     "report": report,
+    "predict": predict,
+    "index": index,
     "export": export,
     "cache": cache,
     "bench": bench,

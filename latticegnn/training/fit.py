@@ -25,6 +25,7 @@ from latticegnn.data.mixture import ranked
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
+from latticegnn.predictor import save_companions
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
 from latticegnn.training.decoding import TEXT_BASELINES, Decoding
@@ -118,8 +119,9 @@ class Run:
         for side, places in learned.items():
             logger.info("learned %s ended at %s", side, [[round(x, 2) for x in place] for place in places])
         if self.trainer.is_global_zero:
-            saved = model if self.text is None else self.text.joined(self.module)
-            saved.save_pretrained(self.folder / "model")
+            whole = model if self.text is None else self.text.joined(self.module)
+            whole.save_pretrained(self.folder / "model")
+            save_companions(self.folder / "model", self.data)
         for name, reference in self._references():
             self.table.add(name, reference.fitted, predict(reference, self.data.splits["test"]))
         for name, baseline in untrained.items():
