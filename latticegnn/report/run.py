@@ -64,9 +64,9 @@ def draw_run(folder: Path) -> None:
 def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
     """Draw a lattice and what it does with a few rows as PNG files in the folder ``figures`` of its run.
 
-    Neighbours by distance, up to `MOST_COUNTED` edges; and for a lattice of at most `MOST_EDGES` edges its cells and ports in space, the gate's
-    weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about beside a zero
-    embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
+    Neighbours by distance, up to `MOST_COUNTED` edges; and for a lattice of at most `MOST_EDGES` its cells and ports in
+    space, the gate's weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about
+    beside a zero embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
 
     Args:
         model: In evaluation mode.
