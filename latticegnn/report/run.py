@@ -25,6 +25,9 @@ ROWS = 16
 MOST_EDGES = 1_000_000
 """Edges above which a lattice is drawn by its degrees alone."""
 
+MOST_COUNTED = 1_000_000_000
+"""Edges above which these are not counted either: cells × distances would take a gigabyte."""
+
 
 def draw_run(folder: Path) -> None:
     """Draw loss curves, honest table, gate usage and retention of a run as PNG files in its folder ``figures``.
@@ -64,9 +67,9 @@ def draw_run(folder: Path) -> None:
 def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
     """Draw a lattice and what it does with a few rows as PNG files in the folder ``figures`` of its run.
 
-    Neighbours by distance; and for a lattice of at most `MOST_EDGES` edges its cells and ports in space, the gate's
-    weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about beside a zero
-    embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
+    Neighbours by distance, up to `MOST_COUNTED` edges; and for a lattice of at most `MOST_EDGES` its cells and ports in
+    space, the gate's weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about
+    beside a zero embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
 
     Args:
         model: In evaluation mode.
@@ -75,8 +78,10 @@ def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
-    save(tier_degrees(model.spec), figures / "tiers.png")
-    if sum(edge_count(model.spec).values()) > MOST_EDGES:
+    edges = sum(edge_count(model.spec).values())
+    if edges <= MOST_COUNTED:
+        save(tier_degrees(model.spec), figures / "tiers.png")
+    if edges > MOST_EDGES:
         return
     save(lattice_3d(model.graph), figures / "lattice.png")
     rows = torch.cat([inputs, torch.zeros_like(inputs[:1])])

@@ -110,3 +110,7 @@ def test_a_model_is_drawn_with_what_it_does(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(run, "MOST_EDGES", 10)
     draw_model(model, inputs, tmp_path / "large")
     assert drawn(tmp_path / "large") == {"tiers.png"}
+    (tmp_path / "huge").mkdir()
+    monkeypatch.setattr(run, "MOST_COUNTED", 10)
+    draw_model(model, inputs, tmp_path / "huge")
+    assert drawn(tmp_path / "huge") == set()
