@@ -88,6 +88,8 @@ class SoftTiers(nn.Module):
         radii = (radius, radius * (1 + 1e-6), radius * (1 + 2e-6))
         whole = dataclasses.replace(spec, connectivity="radius", radii=radii, strict_tiers=False)
         functionals: list[tuple[Tier, Moment]] = [(Tier.LOCAL, "mean"), (Tier.LOCAL, "gradient")]
+        #: What the inner aggregator sums.
+        self.moments = tier_moments(whole, functionals, radial=True)
         self.inner = aggregator(whole, functionals, backend, radial=True)
         self.backend, self.num_nodes = self.inner.backend, self.inner.num_nodes
         distances, counts = divisors_by_distance(whole)
