@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latticegnn import aggregate as aggregate
+    from latticegnn.answers import AnswerIndex as AnswerIndex
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
     from latticegnn.lattice import LatticeSpec as LatticeSpec
@@ -23,18 +24,25 @@ if TYPE_CHECKING:
     from latticegnn.model import LatticeModel as LatticeModel
     from latticegnn.model import LatticeOutput as LatticeOutput
     from latticegnn.nn import Expert as Expert
+    from latticegnn.nn import Generation as Generation
     from latticegnn.nn import LatticeCell as LatticeCell
+    from latticegnn.nn import TextDecoder as TextDecoder
+    from latticegnn.predictor import Predictor as Predictor
+    from latticegnn.text_model import TextModel as TextModel
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "latticegnn.answers": ("AnswerIndex",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
         "steps_needed", "to_networkx", "write_graphml",
     ),
     "latticegnn.model": ("LatticeModel", "LatticeOutput"),
-    "latticegnn.nn": ("Expert", "LatticeCell"),
+    "latticegnn.nn": ("Expert", "Generation", "LatticeCell", "TextDecoder"),
+    "latticegnn.predictor": ("Predictor",),
+    "latticegnn.text_model": ("TextModel",),
 }  # fmt: skip
 __all__ = ["aggregate", *(name for names in _HOMES.values() for name in names)]
 
