@@ -29,7 +29,7 @@ Format = Literal["pt2", "onnx", "aoti"]
 ENDINGS: dict[str, Format] = {".aoti.pt2": "aoti", ".pt2": "pt2", ".onnx": "onnx"}
 """Endings of a file's name, and the format that each stands for."""
 BATCHES, TOLERANCE = (1, 7, 64), 1e-5
-INPUT, OUTPUTS = "embedding", ("answer", "code")
+OUTPUTS = ("answer", "code")
 Numbers = Callable[[Tensor], tuple[Tensor, ...]]
 
 
@@ -40,20 +40,21 @@ class Program(nn.Module):
         e \mapsto (\hat e, \hat c), \qquad \hat e = B(\hat c) \;(+\, e), \quad \hat c = \mathrm{Read}(x^T)
 
     The model is copied, in evaluation mode, on the CPU; its cell takes the readable form of the step and
-    sums over neighbours by `PlainAggregator`. Nothing asks whether an embedding is finite: nan goes in and comes out.
+    sums over neighbours by `PlainAggregator`. Nothing asks whether an embedding is finite, nan goes in and comes out,
+    or whether a token id is one. Token ids fill all input ports, padded at their end.
 
     Args:
         model: The lattice.
         steps: T, ≥ 1.
 
     Shapes:
-        - input: embedding [B, D]
+        - input: embedding [B, D], or int64 token ids [B, P] for a model with ``tokens``
         - output: the answer in the teacher's space [B, D], and the code that was decoded, see `LatticeOutput`
     """
 
     def __init__(self, model: LatticeModel, steps: int) -> None:
         super().__init__()
-        self.steps = steps
+        self.steps, self.input = steps, "embedding" if model.tokens is None else "tokens"
         self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
         self.model.execution = "reference"
         cell, own = self.model.cell, self.model.cell.aggregator
@@ -64,12 +65,21 @@ class Program(nn.Module):
             moments = tier_moments(self.model.spec, functionals, cell.radial is not None)
             cell.aggregator = PlainAggregator(moments).float()
 
-    def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry embeddings through the lattice."""
-        run = self.model.begin(embedding)
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry embeddings, or token ids, through the lattice."""
+        run = self.model.begin(inputs)
         for _ in range(self.steps):
             run.step()
-        return self.model.read(embedding, run.state)
+        return self.model.read(inputs, run.state)
+
+    def random(self, batch: int) -> Tensor:
+        """Draw inputs, from a seed: embeddings of length 1, or token ids."""
+        generator = torch.Generator().manual_seed(batch)
+        if self.model.tokens is None:
+            drawn = torch.randn(batch, self.model.embedding_dim, generator=generator)
+            return nn.functional.normalize(drawn)
+        shape = (batch, self.model.inputs.count(self.model.spec))
+        return torch.randint(self.model.tokens["vocab_size"], shape, generator=generator)
 
 
 def format_of(path: Path) -> Format:
@@ -93,7 +103,7 @@ def export_model(
     steps: int | None = None,
     teacher: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write a lattice as a program of embeddings [B, D], of any B ≥ 1, that needs neither this package nor PyG.
+    """Write a lattice as a program for any batch, B ≥ 1, that needs neither this package nor PyG.
 
     ============  =============  ==============================================================
     ``"pt2"``     ``.pt2``       ``torch.export.load(path).module()``; needs PyTorch alone
@@ -101,10 +111,10 @@ def export_model(
     ``"aoti"``    ``.aoti.pt2``  ``torch._inductor.aoti_load_package(path)``; compiled for this machine's processor
     ============  =============  ==============================================================
 
-    The input is ``embedding`` [B, D] in float32, the outputs are ``answer`` [B, D] and ``code``, see `Program`. The
-    steps are written out one by one, so that file and time of export grow with them.
+    The input is ``embedding`` [B, D] in float32, or ``tokens``; the outputs are ``answer`` [B, D] and ``code``, see
+    `Program`. The steps are written out one by one, so that file and time of export grow with them.
 
-    The written file is loaded again and held to the model itself on random embeddings of length 1, in batches of
+    The written file is loaded again and held to the model itself on random inputs, see `Program.random`, in batches of
     `BATCHES`: where an output differs by more than `TOLERANCE` times the greatest of 1 and its largest number, nothing
     is left behind. Names, shapes, teacher and the worst difference are written beside it, ``path`` with ``.json``
     appended.
@@ -132,21 +142,18 @@ def export_model(
         raise ValueError(
             f"a model is exported in float32; got one of {model.cell.step.dtype}; call model.float() first."
         )
-    program = _traced(Program(model, count))
+    program = Program(model, count)
+    traced, example = _traced(program), program.random(1)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
         file = Path(scratch) / path.name
-        run = WRITERS[kind](program, file)
-        width = model.extractor.width
+        run, widths = WRITERS[kind](traced, file, program.input), (model.embedding_dim, model.extractor.width)
         told = {
             "format": kind,
-            "inputs": [{"name": INPUT, "shape": ["batch", model.embedding_dim], "dtype": "float32"}],
-            "outputs": [
-                {"name": name, "shape": ["batch", size], "dtype": "float32"}
-                for name, size in zip(OUTPUTS, (model.embedding_dim, width), strict=True)
-            ],
+            "inputs": [_named(program.input, example.shape[1], str(example.dtype).removeprefix("torch."))],
+            "outputs": [_named(name, width) for name, width in zip(OUTPUTS, widths, strict=True)],
             "steps": count,
             "teacher": teacher,
-            "check": {"batches": list(BATCHES), "worst_difference": _held(model, count, run), "tolerance": TOLERANCE},
+            "check": {"batches": list(BATCHES), "worst_difference": _held(program, model, run), "tolerance": TOLERANCE},
             "versions": {name: version(name) for name in ("latticegnn", "torch")},
         }
         beside = Path(scratch) / f"{path.name}.json"
@@ -154,6 +161,10 @@ def export_model(
         os.replace(file, path)
         os.replace(beside, path.with_name(beside.name))
     return told
+
+
+def _named(name: str, width: int, dtype: str = "float32") -> dict[str, Any]:
+    return {"name": name, "shape": ["batch", width], "dtype": dtype}
 
 
 def _checked(path: Path, format: Format | None) -> Format:
@@ -195,10 +206,9 @@ def _steps(model: LatticeModel, steps: int | None) -> int:
 
 def _traced(program: Program) -> ExportedProgram:
     """Trace a program for any batch, and drop what it says about this machine's files."""
-    example = torch.zeros(2, program.model.embedding_dim)
     sizes = ({0: Dim("batch", min=1)},)
     try:
-        traced = torch.export.export(program, (example,), dynamic_shapes=sizes, strict=False)
+        traced = torch.export.export(program, (program.random(2),), dynamic_shapes=sizes, strict=False)
     except Exception as error:  # whatever a foreign layer's forward does to a tracer
         raise ValueError(
             "a model is exported by torch.export, which traces every layer for a batch of any size; got one that it "
@@ -219,15 +229,14 @@ def _traced(program: Program) -> ExportedProgram:
     return traced
 
 
-def _held(model: LatticeModel, steps: int, run: Numbers) -> float:
-    """Return the worst difference between a program and its model on random embeddings, or raise ValueError."""
+def _held(program: Program, model: LatticeModel, run: Numbers) -> float:
+    """Return the worst difference between a written program and its model on random inputs, or raise ValueError."""
     reference, worst = copy.deepcopy(model).cpu().eval(), 0.0
-    generator = torch.Generator().manual_seed(0)
     for batch in BATCHES:
-        embedding = nn.functional.normalize(torch.randn(batch, model.embedding_dim, generator=generator))
+        inputs = program.random(batch)
         with torch.no_grad():
-            expected = reference.rollout(embedding, steps=steps)
-        for name, found, wanted in zip(OUTPUTS, run(embedding), (expected.embedding, expected.code), strict=True):
+            expected = reference.rollout(inputs, steps=program.steps)
+        for name, found, wanted in zip(OUTPUTS, run(inputs), (expected.embedding, expected.code), strict=True):
             difference = float((found - wanted).abs().max())
             allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
             if found.shape != wanted.shape or not difference <= allowed:
@@ -240,24 +249,22 @@ def _held(model: LatticeModel, steps: int, run: Numbers) -> float:
     return worst
 
 
-def _write_archive(program: ExportedProgram, file: Path) -> Numbers:
+def _write_archive(program: ExportedProgram, file: Path, name: str) -> Numbers:
     torch.export.save(program, file)
     return torch.export.load(file).module()
 
 
-def _write_onnx(program: ExportedProgram, file: Path) -> Numbers:
+def _write_onnx(program: ExportedProgram, file: Path, name: str) -> Numbers:
     ort = _need_onnx()
     with _quiet():
-        made = torch.onnx.export(
-            program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
-        )
+        made = torch.onnx.export(program, dynamo=True, input_names=[name], output_names=list(OUTPUTS), verbose=False)
         assert made is not None
         made.save(file, external_data=False)
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return lambda embedding: tuple(map(torch.from_numpy, session.run(list(OUTPUTS), {INPUT: embedding.numpy()})))
+    return lambda inputs: tuple(map(torch.from_numpy, session.run(list(OUTPUTS), {name: inputs.numpy()})))
 
 
-def _write_compiled(program: ExportedProgram, file: Path) -> Numbers:
+def _write_compiled(program: ExportedProgram, file: Path, name: str) -> Numbers:
     from torch._inductor import aoti_compile_and_package, aoti_load_package
 
     with _quiet():
@@ -265,7 +272,7 @@ def _write_compiled(program: ExportedProgram, file: Path) -> Numbers:
     return aoti_load_package(str(file))
 
 
-WRITERS: dict[Format, Callable[[ExportedProgram, Path], Numbers]] = {
+WRITERS: dict[Format, Callable[[ExportedProgram, Path, str], Numbers]] = {
     "pt2": _write_archive,
     "onnx": _write_onnx,
     "aoti": _write_compiled,

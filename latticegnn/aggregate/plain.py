@@ -1,4 +1,4 @@
-"""The sums as a convolution, or as one matrix: nothing but PyTorch's own operations, for a program that leaves Python."""
+"""The sums as a convolution, or as one matrix, in PyTorch's own operations: for programs that leave Python."""
 
 from __future__ import annotations
 
