@@ -55,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def fit(arguments: list[str]) -> int:
     """Train, print the honest table, draw the figures; the run folder is printed last."""
+    from latticegnn.report.card import write_card
     from latticegnn.report.run import draw_run
     from latticegnn.report.tables import format_table, format_verdict
     from latticegnn.training.callbacks import Stopped
@@ -74,6 +75,7 @@ def fit(arguments: list[str]) -> int:
         return 130
     if first:
         draw_run(run.folder)
+        write_card(run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))
         print(run.folder)
