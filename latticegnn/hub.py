@@ -47,11 +47,7 @@ class HubModel(
             config: For the mixin, which passes none.
             model_card_kwargs: Likewise, ``{}`` from ``push_to_hub``: write a card, too, where there is none.
         """
-        if config or model_card_kwargs:
-            raise ValueError(
-                "a model's configuration is its settings, and its card is made of them; got "
-                f"{'config' if config else 'model_card_kwargs'}={config or model_card_kwargs!r}; leave it out."
-            )
+        _refuse(config=config, model_card_kwargs=model_card_kwargs)
         folder = Path(path)
         self._save_pretrained(folder)
         origin = self.origin
@@ -76,6 +72,7 @@ class HubModel(
         Returns:
             The commit's address.
         """
+        _refuse(**options)
         return super().push_to_hub(repo_id, **({"model_card_kwargs": {}} | options))
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
@@ -94,6 +91,15 @@ NO_RESULTS = (
 )
 
 
+def _refuse(config: Any = None, model_card_kwargs: Any = None, **_: Any) -> None:
+    for name, value in (("config", config), ("model_card_kwargs", model_card_kwargs)):
+        if value:
+            raise ValueError(
+                f"a model's configuration is its settings, and its card is made of them; got {name}={value!r}; leave "
+                "it out."
+            )
+
+
 def _same_weights(origin: Path, folder: Path) -> bool:
     before = origin / WEIGHTS_FILE
     return before.is_file() and filecmp.cmp(before, folder / WEIGHTS_FILE, shallow=False)
@@ -108,15 +114,17 @@ def described(settings: Mapping[str, Any], counts: Mapping[str, int]) -> str:
     """
     shape = " × ".join(map(str, settings["spec"]["shape"]))
     tokens, dim = settings.get("tokens"), settings["embedding_dim"]
-    taken = f"Up to {tokens['vocab_size']} kinds of tokens are" if tokens else f"An embedding of {dim} numbers is"
+    taken = f"Tokens, of {tokens['vocab_size']:,} kinds, are" if tokens else f"An embedding of {dim} numbers is"
     inputs = "token ids [B, L]" if tokens else f"embeddings [B, {dim}], of what teacher.json names where it is there"
     ends = f"an answer of {dim} numbers" + (", to which the input is added" if settings["skip"] else "")
-    stops = " at most, fewer for samples that settle" if settings["stopping"] else ""
+    steps = f"{settings['steps']} steps"
+    if settings["stopping"]:
+        steps = f"as many steps as each sample needs to settle, {settings['steps']} in training"
     parts = ", ".join(f"{part} {count:,}" for part, count in counts.items() if part != "total")
     return f"""# A lattice of {shape} cells
 
 A three-dimensional lattice of cells that share one small message-passing network, made with latticegnn. {taken}
-laid on the input ports (face {settings["inputs"]["face"]}), the signal spreads for {settings["steps"]} steps{stops},
+laid on the input ports (face {settings["inputs"]["face"]}), the signal spreads for {steps},
 and the output ports (face {settings["outputs"]["face"]}) are read and decoded: {ends}.
 {settings["channels"]} channels a cell, {counts["total"]:,} trainable numbers ({parts}).
 
@@ -126,7 +134,7 @@ and the output ports (face {settings["outputs"]["face"]}) are read and decoded: 
 import latticegnn as lg
 
 model = lg.LatticeModel.from_pretrained("FOLDER OR REPOSITORY")
-model(inputs).embedding  # {inputs}
+model(inputs).embedding  # inputs: {inputs}
 ```
 """
 

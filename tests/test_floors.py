@@ -25,7 +25,7 @@ FLOORS = [
         "correction",
         "answers",
         "predictor",
-    ],  # fmt: skip
+    ],
     ["analysis", "training", "inference", "benchmarks"],
     ["report"],
     ["__init__"],

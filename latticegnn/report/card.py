@@ -95,7 +95,7 @@ def _data(card: Mapping[str, Any]) -> str:
 
 def _run(result: Mapping[str, Any]) -> str:
     machine, cost = result["machine"], result["table"][0]
-    took = f"{cost['updates']:,} updates in {cost['seconds']:,.0f} s" if "seconds" in cost else "not measured"
+    took = f"{cost['updates']:,} updates in {cost['seconds']:,.0f} s" if "seconds" in cost else "not timed"
     return f"""## Training
 
 - seed {result["seed"]}, {took}, aggregation backend {result["backend"]}
