@@ -20,10 +20,12 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   report      write the interactive page of a run, or of two side by side
   predict     answers, texts or embeddings of a trained lattice, from a file, a pipe or the command line
   index       embed answers that a trained lattice chooses from
-  export      write a lattice as GraphML, GEXF or JSON
+  export      write a lattice as a graph (GraphML, GEXF, JSON), or a trained one as a program (PyTorch archive, ONNX)
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
 """
+
+LATTICE_OPTIONS = ("--spec", "--inputs", "--outputs")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fit(arguments: list[str]) -> int:
-    """Train, print the honest table, draw the figures, write the report; the run folder is printed last."""
+    """Train, print the honest table, draw the figures, write card and report; the run folder is printed last."""
+    from latticegnn.report.card import write_card
     from latticegnn.report.html import write_report
     from latticegnn.report.live import LivePictures
     from latticegnn.report.run import ROWS, draw_model, draw_run
@@ -77,6 +80,7 @@ def fit(arguments: list[str]) -> int:
     if first:
         draw_run(run.folder)
         draw_model(run.model, run.data.splits["test"].tensors(ROWS)[0], run.folder)
+        write_card(run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))
         try:
@@ -237,14 +241,50 @@ def report(arguments: list[str]) -> int:
 
 
 def export(arguments: list[str]) -> int:
-    """Write a lattice with tiers, distances, offsets and ports as GraphML, GEXF or JSON."""
+    """Write a lattice as a graph, or a trained one as a graph or a program; the file is printed."""
     from latticegnn.lattice import build_graph, write_network
 
-    parser = _lattice_parser("export", "Write a lattice as a graph.")
-    parser.add_argument("--output", type=Path, required=True, help="File to write: cube.graphml, .gexf or .json.")
+    parser = _lattice_parser("export", "Write a lattice as a graph, or a trained one as a program.")
+    parser.add_argument("--output", type=Path, required=True, help="File to write: cube.graphml, .gexf or .json; model.pt2 or .onnx.")
+    parser.add_argument("--model", type=Path | None, default=None, help="Folder of a run or of a saved model.")
+    parser.add_argument("--steps", type=int | None, default=None, help="Steps of the program, if not the model's own.")
+    parser.add_argument("--trust_code", action="store_true", help="Allow a model's experts to bring code of their own.")
     settings = _parse(parser, arguments)
+    if settings.model is not None:
+        return _export_model(settings, [word for word in arguments if word.startswith(LATTICE_OPTIONS)])
+    if settings.steps is not None or settings.trust_code:
+        raise ValueError(
+            "--steps and --trust_code are for a trained model; got one of them without --model; name the model, or "
+            "leave it out."
+        )
+    if settings.output.suffix in (".pt2", ".onnx"):
+        raise ValueError(
+            f"a program is made of a trained model; got {settings.output.name!r} without --model; add for instance "
+            "--model runs/latest, or write a lattice to a file that ends in .graphml."
+        )
     graph = build_graph(settings.spec, settings.inputs, settings.outputs)
     print(write_network(graph, settings.output))
+    return 0
+
+
+def _export_model(settings: Any, others: list[str]) -> int:
+    from latticegnn.exporting import export_model, format_of
+    from latticegnn.model import LatticeModel
+    from latticegnn.predictor import model_folder
+
+    if others:
+        raise ValueError(
+            f"a trained model has its own lattice and ports; got --model beside {others[0].partition('=')[0]}; leave "
+            "one of them out."
+        )
+    format_of(settings.output)
+    folder = model_folder(settings.model)
+    model, file = LatticeModel.from_pretrained(folder, settings.trust_code), folder / "teacher.json"
+    teacher = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    told = export_model(model, settings.output, steps=settings.steps, teacher=teacher)
+    worst = told["check"]["worst_difference"]
+    print(f"{told['steps']} steps; differs from the model by at most {worst:.1e}", file=sys.stderr)
+    print(settings.output)
     return 0
 
 

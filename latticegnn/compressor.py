@@ -1,10 +1,15 @@
 """A lattice as the last module of a SentenceTransformer."""
 
+import os
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from latticegnn.data import Teacher
+from latticegnn.data.teacher_card import read_teacher
 from latticegnn.model import LatticeModel
+from latticegnn.predictor import model_folder
 
 try:
     from sentence_transformers.base.modules import Module
@@ -58,6 +63,42 @@ class LatticeCompressor(Module):
             raise ValueError(f"output must be one of {list(get_args(Output))}; got {output!r}; choose one of them.")
         self.model = model
         self.output = output
+
+    @classmethod
+    def from_run(
+        cls,
+        run: str | os.PathLike[str],
+        output: Output = "embedding",
+        source: str | None = None,
+        trust_code: bool = False,
+    ) -> "LatticeCompressor":
+        """Take the model of a run, as in ``st.append(LatticeCompressor.from_run("runs/latest"))``.
+
+        Embeddings of another dimension are refused when the first ones come; others of the same dimension look alike,
+        and ``source`` is how to know.
+
+        Args:
+            run: A run's folder, or a saved model's.
+            output: As for the class.
+            source: What the SentenceTransformer is loaded from, a directory or hub id: the `Teacher` made of it must be
+                the one that the run was trained with.
+            trust_code: Allow experts from outside latticegnn, torch and PyG; importing them runs their code.
+
+        Raises:
+            FileNotFoundError: When there is no saved model.
+            ValueError: When the source is another teacher than the run's, or the run's is not known.
+        """
+        folder = model_folder(Path(run))
+        card = None if source is None else read_teacher(folder)
+        if source is not None and (card is None or Teacher(source).fingerprint != card.fingerprint):
+            known = (
+                "no teacher.json" if card is None else f"a teacher.json with the fingerprint {card.fingerprint[:12]}…"
+            )
+            raise ValueError(
+                f"source must be the teacher that the model was trained with; got {source!r} for {folder}, which has "
+                f"{known}; train with data.teacher: {source}, or leave source out if you know that it fits."
+            )
+        return cls(LatticeModel.from_pretrained(folder, trust_code), output)
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Replace the sentence embedding; everything else passes."""

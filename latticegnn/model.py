@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from latticegnn.hub import HubModel, located
 from latticegnn.lattice import (
     Keep,
     LatticeSpec,
@@ -60,7 +61,7 @@ _SPEC, _INPUTS, _OUTPUTS = LatticeSpec(), Ports(face="z-"), Ports(face="z+")
 logger = logging.getLogger("latticegnn")
 
 
-class LatticeModel(nn.Module):
+class LatticeModel(nn.Module, HubModel):
     r"""A teacher's embedding crosses a lattice of cells that share one small network.
 
     The embedding becomes a code of one number for each input port, the code a state on these ports; the shared cell is
@@ -170,7 +171,7 @@ class LatticeModel(nn.Module):
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
         self.lay, self.gather, code, read = port_maps(port_map, code_shape, spec, inputs, outputs)
-        self.settings: dict[str, Any] = given | {
+        self.settings = given | {
             "spec": spec.to_dict(), "inputs": inputs.to_dict(), "outputs": outputs.to_dict(),
             "code_shape": code_shape and list(code_shape), "reference": reference and reference.to_dict(),
         }  # fmt: skip
@@ -354,25 +355,28 @@ class LatticeModel(nn.Module):
         """Return a model of another size with the very same weights, a copy; see `latticegnn.resizing.rebuilt`."""
         return rebuilt(self, shape, steps, keep)
 
-    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into a folder; each file appears whole or not at all."""
-        write(Path(path), self.settings, self.state_dict())
+    def _save_pretrained(self, save_directory: Path) -> None:
+        write(save_directory, self.settings, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str], trust_code: bool = False) -> LatticeModel:
+    def from_pretrained(  # type: ignore[override]
+        cls, path: str | os.PathLike[str], trust_code: bool = False, **hub: Any
+    ) -> LatticeModel:
         """Build the model that `save_pretrained` wrote, in evaluation mode. Nothing pickled is read.
 
         Args:
-            path: The folder.
+            path: The folder, or the name of a repository on the Hugging Face hub, ``owner/name``.
             trust_code: Allow experts from outside latticegnn, torch and PyG; importing them runs their code.
+            hub: How to download, see `latticegnn.hub.located`: ``revision``, ``token``, ``local_files_only`` …
 
         Raises:
-            FileNotFoundError: When a file is missing.
+            FileNotFoundError: When a file is missing, or the repository cannot be had.
             ValueError: When a file is damaged, of another format, or weights and configuration do not belong together.
         """
-        folder = Path(path)
+        folder = located(path, **hub)
         model = cls(**decoded(read_settings(folder, trust_code), list(inspect.signature(cls).parameters)))
         load_weights(model, folder)
+        model.origin = folder
         return model.eval()
 
     @property

@@ -13,6 +13,7 @@ import torch
 import latticegnn as lg
 from latticegnn import compressor
 from latticegnn.compressor import LatticeCompressor
+from latticegnn.data.teacher_card import write_teacher
 
 TEXTS = ["the cat sits on the mat", "a dog", "a small red bird", "cat"]
 
@@ -127,3 +128,36 @@ def test_foreign_experts_need_trust(tmp_path, refuses):
         LatticeCompressor.load(str(folder))
     again = LatticeCompressor.load(str(folder), trust_remote_code=True)
     assert again.model.settings == model.settings
+
+
+def test_a_runs_lattice_joins_a_pipeline_in_one_line(bert, tmp_path, refuses):
+    from sentence_transformers import SentenceTransformer
+
+    joined(bert).save(str(tmp_path / "st"), create_model_card=False)
+    model, run = lattice(seed=3), tmp_path / "run"
+    model.save_pretrained(run / "model")
+    write_teacher(run / "model", lg.Teacher(str(tmp_path / "st")))
+    st = SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    before = st.encode(TEXTS)
+    st.append(LatticeCompressor.from_run(run, output="code", source=str(tmp_path / "st")))
+    vectors = st.encode(TEXTS)
+    assert vectors.shape == (4, 12) == (4, st.get_embedding_dimension())
+    with torch.no_grad():
+        np.testing.assert_allclose(vectors, model(torch.from_numpy(before)).code, rtol=1e-5, atol=1e-6)
+    st.save(str(tmp_path / "joined"), create_model_card=False)
+    again = SentenceTransformer(str(tmp_path / "joined"), trust_remote_code=True, device="cpu")
+    np.testing.assert_array_equal(again.encode(TEXTS), vectors)
+
+    raw = joined(bert)
+    del raw[2]  # without Normalize it is another teacher
+    raw.save(str(tmp_path / "raw"), create_model_card=False)
+    with refuses("must be the teacher that the model was trained with", "a teacher.json with", "leave source out"):
+        LatticeCompressor.from_run(run, source=str(tmp_path / "raw"))
+    (run / "model" / "teacher.json").unlink()
+    with refuses("must be the teacher that the model was trained with", "no teacher.json", "leave source out"):
+        LatticeCompressor.from_run(run, source=str(tmp_path / "st"))
+    other = SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    lattice(embedding_dim=16).save_pretrained(run / "model")
+    other.append(LatticeCompressor.from_run(run))
+    with refuses("with D = 16", "got [4, 32]", "the teacher this model was built for"):
+        other.encode(TEXTS)

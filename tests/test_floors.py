@@ -15,9 +15,11 @@ FLOORS = [
     ["nn"],
     [
         "pretrained",
+        "hub",
         "rollout",
         "resizing",
         "model",
+        "exporting",
         "data",
         "text_model",
         "correction",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 from torch_geometric.data import Data
 
-from latticegnn.aggregate import Aggregator, Moment, aggregator, tier_moments
+from latticegnn.aggregate import Moment, Moments, aggregator, tier_moments
 from latticegnn.lattice import LatticeSpec, Tier, divisors_by_distance, stencil
 
 
@@ -47,6 +47,7 @@ class SoftTiers(nn.Module):
 
     Attributes:
         spread: Mean square offset along each axis by tier, at the first thresholds.
+        moments: What the inner aggregator sums.
 
     Shapes:
         - input: state, nodes first, [N, B, F]
@@ -56,7 +57,8 @@ class SoftTiers(nn.Module):
         ValueError: The softness is out of range, or a graph's edges are not its spec's.
     """
 
-    inner: Aggregator
+    inner: nn.Module  # an aggregator
+    moments: Moments
     softness: float
     spread: dict[Tier, list[float]]
     radius: float
@@ -88,11 +90,12 @@ class SoftTiers(nn.Module):
         radii = (radius, radius * (1 + 1e-6), radius * (1 + 2e-6))
         whole = dataclasses.replace(spec, connectivity="radius", radii=radii, strict_tiers=False)
         functionals: list[tuple[Tier, Moment]] = [(Tier.LOCAL, "mean"), (Tier.LOCAL, "gradient")]
-        self.inner = aggregator(whole, functionals, backend, radial=True)
-        self.backend, self.num_nodes = self.inner.backend, self.inner.num_nodes
+        self.moments = tier_moments(whole, functionals, radial=True)
+        inner = aggregator(whole, functionals, backend, radial=True)
+        self.inner, self.backend, self.num_nodes = inner, inner.backend, inner.num_nodes
         distances, counts = divisors_by_distance(whole)
-        counts = counts[:, : self.inner.shells].double()
-        self.register_buffer("distances", distances[: self.inner.shells], persistent=False)
+        counts = counts[:, : inner.shells].double()
+        self.register_buffer("distances", distances[: inner.shells], persistent=False)
         self.register_buffer("shares", counts / counts.sum(dim=1, keepdim=True), persistent=False)
         parts = torch.tensor([near, middle - near, radius - middle], dtype=torch.float64) / radius
         self.register_buffer("start", parts.log(), persistent=False)
