@@ -18,6 +18,7 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   experiment  train variants of a configuration over several seeds, or search a space of settings
   analyse     look closer at a run that is done
   export      write a lattice as GraphML
+  serve       answer requests over HTTP by a trained model
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
 """
@@ -201,6 +202,18 @@ def export(arguments: list[str]) -> int:
     return 0
 
 
+def serve(arguments: list[str]) -> int:
+    """Answer requests over HTTP by a trained model, until SIGINT or SIGTERM."""
+    from latticegnn.service import Limits, run
+
+    parser = _parser("serve", "Answer requests over HTTP by a trained model. See docs/serve.md.")
+    parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
+    parser.add_function_arguments(run, skip={"limits"})
+    parser.add_class_arguments(Limits, "limits")
+    run(**_parse(parser, arguments))
+    return 0
+
+
 def bench(arguments: list[str]) -> int:
     """Measure speed and memory, print tables and verdicts, and write them where asked; a broken claim is no error."""
     from latticegnn.benchmarks import suite
@@ -277,6 +290,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "experiment": experiment,
     "analyse": analyse,
     "export": export,
+    "serve": serve,
     "cache": cache,
     "bench": bench,
 }

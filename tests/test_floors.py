@@ -17,7 +17,7 @@ FLOORS = [
     ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],
-    ["cli", "testing", "compressor"],
+    ["service", "cli", "testing", "compressor"],
     ["__main__"],
 ]
 #: Data knows nothing of lattices, and the model nothing of where its embeddings come from.
