@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from latticegnn import aggregate as aggregate
+    from latticegnn.answers import AnswerIndex as AnswerIndex
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
     from latticegnn.lattice import LatticeSpec as LatticeSpec
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
     from latticegnn.model import LatticeOutput as LatticeOutput
     from latticegnn.nn import Expert as Expert
     from latticegnn.nn import LatticeCell as LatticeCell
+    from latticegnn.predictor import Predictor as Predictor
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "latticegnn.answers": ("AnswerIndex",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
@@ -35,6 +38,7 @@ _HOMES = {
     ),
     "latticegnn.model": ("LatticeModel", "LatticeOutput"),
     "latticegnn.nn": ("Expert", "LatticeCell"),
+    "latticegnn.predictor": ("Predictor",),
 }  # fmt: skip
 __all__ = ["aggregate", *(name for names in _HOMES.values() for name in names)]
 

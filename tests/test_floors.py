@@ -13,7 +13,7 @@ FLOORS = [
     ["lattice"],
     ["aggregate"],
     ["nn"],
-    ["pretrained", "rollout", "resizing", "model", "data"],
+    ["pretrained", "rollout", "resizing", "model", "data", "answers", "predictor"],
     ["analysis", "training", "benchmarks"],
     ["report"],
     ["__init__"],

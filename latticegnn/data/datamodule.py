@@ -30,6 +30,7 @@ from latticegnn.data.rows import require_memory
 from latticegnn.data.sampler import EpochSampler
 from latticegnn.data.sources import sha256_of
 from latticegnn.data.split import EmbeddingSplit, SplitRows, StackedRows, as_is, gather
+from latticegnn.data.teacher_card import told
 from latticegnn.data.vectors import check_rows, checked_matrix, sound_rows
 from latticegnn.data.words import WordVectors
 
@@ -74,8 +75,8 @@ class EmbeddingData:
 
     Attributes:
         splits: After `prepare`: `"train"`, `"validation"`, `"test"`.
-        dropped: After `prepare`: rows dropped by reason, `"nan"`, `"inf"`, `"zero"`, `"duplicate"`, and those that the
-            readers of texts skipped.
+        dropped: After `prepare`: rows dropped by reason, `"nan"`, `"inf"`, `"zero"`, `"duplicate"`, or the reader's.
+        encoder: After `prepare`: the teacher; None where no text was read.
 
     Raises:
         ValueError: When settings contradict each other; from `prepare`, also when the dimension is not the expected
@@ -131,9 +132,9 @@ class EmbeddingData:
         self.progress = progress
         self.num_workers = num_workers
         self.dropped: dict[str, int] = {}
+        self.encoder: Encoder | None = None
         self._splits: dict[str, EmbeddingSplit] = {}
         self._parts: list[tuple[int, float]] = []
-        self._teacher_card: dict[str, Any] | None = None
         self._source_sha256 = ""
 
     @classmethod
@@ -238,8 +239,7 @@ class EmbeddingData:
                 found.append(f"corpus {corpus.name}")
             rows.update(sizes)
             parts.append((sizes["train"], source.weight))
-        text = f"{', '.join(found)}, teacher {teacher.source} of {teacher.dim} dimensions"
-        return Survey(text, dict(rows), parts)
+        return Survey(f"{', '.join(found)}, teacher {teacher.source} of {teacher.dim} dimensions", dict(rows), parts)
 
     def dataloader(
         self,
@@ -297,7 +297,7 @@ class EmbeddingData:
                 {"task": source.task, "path": source.path and str(source.path), "train_rows": rows, "weight": weight}
                 for source, (rows, weight) in zip(self.sources, self._parts, strict=True)
             ],
-            "teacher": self._teacher_card,
+            "teacher": told(self.encoder),
             "source_sha256": self._source_sha256,
         }
 
@@ -318,7 +318,7 @@ class EmbeddingData:
         require_memory(2 * 4 * len(texts) * teacher.dim, name, "Lower `limit`, or prepare a file of vectors")
         most = None if self.cache_max_gb is None else round(1e9 * self.cache_max_gb)
         vectors = EmbeddingCache(self.cache_dir, most).embed(teacher, texts, self.batch_size, self.progress)
-        self._teacher_card = {"name": repr(teacher), "source": teacher.source, "fingerprint": teacher.fingerprint}
+        self.encoder = teacher
         return embedded(corpus, vectors, dropped), corpus.sha256
 
     def _take_vectors(self, source: Source, dropped: Counter[str]) -> tuple[dict[str, EmbeddingSplit], str]:

@@ -98,7 +98,7 @@ def sound_rows(inputs: np.ndarray, targets: np.ndarray, seen: set[bytes], droppe
     Shapes:
         inputs [n, D], targets [n, D].
     """
-    faults = _faults(inputs, targets)
+    faults = first_faults(inputs, targets)
     dropped.update(REASONS[fault] for fault in faults[faults >= 0])
     sound = []
     for row in np.flatnonzero(faults < 0).tolist():
@@ -141,7 +141,7 @@ def check_rows(inputs: Rows, targets: Rows | None = None, most: int | None = Non
     dropped = dict.fromkeys(REASONS, 0)
     for start in range(0, n, step):
         block = inputs[start : min(n, start + step)]
-        faults = _faults(block, block if targets is None else targets[start : min(n, start + step)])
+        faults = first_faults(block, block if targets is None else targets[start : min(n, start + step)])
         for fault, count in zip(*np.unique(faults[faults >= 0], return_counts=True), strict=True):
             dropped[REASONS[fault]] += int(count)
         sound[start : start + len(block)] = faults < 0
@@ -163,7 +163,7 @@ def _drop_repeated(sound: np.ndarray, digests: np.ndarray) -> None:
         sound[rows[first]] = True
 
 
-def _faults(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def first_faults(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Return each row's first reason to be dropped, a place in `REASONS`, or -1; the input's before the target's."""
     found = np.full(len(inputs), -1)
     for vectors in (inputs,) if targets is inputs else (inputs, targets):

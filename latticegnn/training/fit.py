@@ -24,6 +24,7 @@ from latticegnn.analysis.metrics import evaluate, paired_difference, reciprocal_
 from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
+from latticegnn.predictor import save_companions
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
 from latticegnn.training.losses import loss_terms
@@ -105,6 +106,7 @@ class Run:
             logger.info("learned %s ended at %s", side, [[round(x, 2) for x in place] for place in places])
         if self.trainer.is_global_zero:
             model.save_pretrained(self.folder / "model")
+            save_companions(self.folder / "model", self.data)
         rows += [self._row(name, reference) for name, reference in self._references()]
         rows += [self._train_baseline(name, baseline) for name, baseline in untrained.items()]
         result = {
