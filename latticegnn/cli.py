@@ -210,7 +210,9 @@ def serve(arguments: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_function_arguments(run, skip={"limits"})
     parser.add_class_arguments(Limits, "limits")
-    run(**_parse(parser, arguments))
+    settings = _parse(parser, arguments)
+    del settings["config"]
+    run(**settings)
     return 0
 
 

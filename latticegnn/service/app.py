@@ -60,8 +60,11 @@ class Service:
                 Route("/metrics", self.metrics),
             ],
             exception_handlers={
-                HTTPException: self.astray, Refusal: self.refuse, ClientDisconnect: self.hang_up, Exception: self.fail,
-            },  # fmt: skip
+                HTTPException: self.astray,
+                Refusal: self.refuse,
+                ClientDisconnect: self.hang_up,
+                Exception: self.fail,
+            },
             lifespan=self.lifespan,
         )
 
@@ -137,10 +140,11 @@ class Service:
         kind, _, charset = request.headers.get("content-type", "").lower().partition(";")
         plain = charset.replace(" ", "").replace('"', "") in ("", "charset=utf-8")
         if kind.strip() != "application/json" or not plain or "content-encoding" in request.headers:
-            coding = request.headers.get("content-encoding", "")
-            got = shown(" ".join(filter(None, [request.headers.get("content-type", "no content-type"), coding])))
+            got = " ".join(
+                [request.headers.get("content-type") or "no type", *request.headers.getlist("content-encoding")]
+            )
             remedy = "send the header Content-Type: application/json."
-            raise Refusal(415, f"a body is application/json in UTF-8, not compressed; got {got}; {remedy}")
+            raise Refusal(415, f"a body is application/json in UTF-8, not compressed; got {shown(got)}; {remedy}")
         body, size, limit = bytearray(), 0, self.limits.body_bytes
         async for chunk in request.stream():
             size += len(chunk)

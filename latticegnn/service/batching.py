@@ -38,8 +38,8 @@ class Batcher:
 
     The oldest question waits ``wait_ms`` for company, unless it has waited that long for the forward before; then it
     and the questions of its kind behind it, as many as ``batch_rows`` hold, are one call of the model. Where that call
-    fails, each of them is asked alone, so that what is wrong with one reaches no other. Made inside a running event
-    loop; `running` starts it.
+    fails, its halves are asked by themselves and so on, so that what is wrong with one question reaches no other. Made
+    inside a running event loop; `running` starts it.
 
     Args:
         model: Is asked, always in the same thread.
@@ -110,8 +110,8 @@ class Batcher:
                 found = await job.answer
         except TimeoutError:
             late = job.answer.cancelled()
-            rule = f"an answer takes at most {limits.request_seconds:g} s, {limits.queue_seconds:g} s of it in the queue"
-            where = "in the forward" if late else f"in the queue, {self.waiting} rows long"
+            rule = f"an answer takes at most {limits.request_seconds:g} s, {limits.queue_seconds:g} s of them waiting"
+            where = "in the forward" if late else f"in a queue of {self.waiting} rows"
             raise Refusal(504, f"{rule}; got beyond that {where}; try again later, or send fewer rows.") from None
         finally:
             if job in self._queue:  # gave up before its turn
@@ -134,7 +134,7 @@ class Batcher:
                         await asyncio.wait_for(self._full.wait(), left)
                 jobs = self._take()
                 if jobs:
-                    found = await loop.run_in_executor(self._thread, self._answers, [job.question for job in jobs])
+                    found = await loop.run_in_executor(self._thread, self._compute, [job.question for job in jobs])
                     for job, answer in zip(jobs, found, strict=True):
                         if not job.answer.done():  # its request may have given up
                             job.answer.set_result(answer)
@@ -158,26 +158,29 @@ class Batcher:
         self.waiting = sum(len(job.question.inputs) for job in kept)
         return taken
 
-    def _answers(self, questions: Sequence[Question]) -> list[Rows | Refusal]:
-        """Ask the model, in the thread: all at once, or where that fails one after the other."""
+    def _compute(self, questions: Sequence[Question]) -> list[Rows | Refusal]:
+        """Ask the model, in the thread, and keep the time."""
         start = self.since = time.monotonic()
-        try:
-            found: list[Rows | Refusal] = list(self._together(questions))
-        except Exception as error:
-            found = [_refusal(error)] if len(questions) == 1 else [self._alone(question) for question in questions]
+        found = self._answers(questions)
         self.since = None
         self.seconds += time.monotonic() - start
         return found
 
-    def _alone(self, question: Question) -> Rows | Refusal:
+    def _answers(self, questions: Sequence[Question]) -> list[Rows | Refusal]:
+        """Ask the model everything at once; where that fails each half by itself, down to the question at fault."""
         try:
-            return self._together([question])[0]
+            return list(self._together(questions))
         except Exception as error:
-            return _refusal(error)
+            if len(questions) == 1:
+                return [_refusal(error)]
+        half = len(questions) // 2
+        return self._answers(questions[:half]) + self._answers(questions[half:])
 
     def _together(self, questions: Sequence[Question]) -> list[Rows]:
         inputs = [question.inputs for question in questions]
-        joined = np.concatenate(inputs) if isinstance(inputs[0], np.ndarray) else [text for part in inputs for text in part]
+        joined = (
+            np.concatenate(inputs) if isinstance(inputs[0], np.ndarray) else [text for part in inputs for text in part]
+        )
         rows = iter(self.model.predict(joined, output=questions[0].output, k=questions[0].k))
         found = [list(itertools.islice(rows, len(part))) for part in inputs]
         self.batches += 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, Protocol, get_args
+from typing import Any, NoReturn, Protocol, cast, get_args
 
 import numpy as np
 
 from latticegnn.lattice.spec import did_you_mean
+from latticegnn.predictor import Output
 from latticegnn.service.limits import Limits
-
-Output = Literal["embedding", "text", "answers"]
 
 _FIELDS = ("texts", "embeddings", "output", "k")
 
@@ -136,7 +135,7 @@ def _output(asked: Mapping[str, Any], model: Predicts) -> Output:
         _refuse("output text needs a model with a text decoder", "one without", "ask for embedding")
     if output == "answers" and model.index is None:
         _refuse("output answers needs a model with answers to choose from", "one without", "ask for embedding")
-    return output
+    return cast(Output, output)
 
 
 def _k(asked: Mapping[str, Any], output: Output, limits: Limits) -> int:
@@ -152,6 +151,8 @@ def _texts(rows: list[Any], limits: Limits) -> list[str]:
     for index, text in enumerate(rows):
         if not isinstance(text, str):
             _refuse("every text must be a string", f"{shown(text)} as text {index}", "put it into quotes")
+        if not text or text.isspace():
+            _refuse("a text must have words", f"{shown(text)} as text {index}", "leave it out")
         if len(text) > limits.text_characters:
             rule = f"a text has at most {limits.text_characters} characters"
             _refuse(rule, f"{len(text)} in text {index}", "shorten it, or send it in parts")
@@ -177,6 +178,8 @@ def _embeddings(rows: list[Any], dim: int) -> np.ndarray:
         if not np.isfinite(found[index]).all():
             rule = "an embedding's numbers must be finite in float32"
             _refuse(rule, f"one beyond 3.4e38 in row {index}", "scale the embeddings")
+        if not found[index].any():
+            _refuse("an embedding must not be zero", f"zeros alone in row {index}", "leave it out")
     return found
 
 

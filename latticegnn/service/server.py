@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import math
@@ -33,16 +34,20 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: When it cannot be had.
     """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        taken = socket.socket(family)
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
-    except (OSError, OverflowError) as error:
-        raise OSError(
-            f"a service needs an address of this machine and a free port; got {host} and {port}: {error}; choose "
-            "another --port (0 for any), or --host 127.0.0.1."
-        ) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            if not 0 <= port < 1 << 16:
+                raise OSError("a port is a number from 0 to 65535")
+            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            taken = stack.enter_context(socket.socket(family))
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+        except OSError as error:
+            raise OSError(
+                f"a service needs an address of this machine and a free port; got {host} and {port}: {error}; choose "
+                "another --port (0 for any), or --host 127.0.0.1."
+            ) from error
+        stack.pop_all()
     return taken
 
 
@@ -188,7 +193,11 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
                 self.transport.abort()
                 return
             body = json.dumps({"error": text}).encode()
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
             response = h11.Response(status_code=status, headers=headers, reason=STATUS_PHRASES[status])
             for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,29 @@ def predictor(tmp_path_factory) -> Predictor:
     texts = ["north", "east", "south", "west"]
     made.index = AnswerIndex(texts, Letters().encode(texts))
     return made
+
+
+class Gated:
+    """A model that waits at a gate before each forward, and notes what it is asked.
+
+    Args:
+        model: Answers.
+        fault: Raised where a vector begins with 666.
+    """
+
+    def __init__(self, model: Predictor, fault: Exception | None) -> None:
+        self.model, self.fault = model, fault
+        self.dim, self.has_decoder, self.index = model.dim, model.has_decoder, model.index
+        self.gate, self.begun = threading.Event(), threading.Event()
+        self.calls: list[tuple[int, str, str]] = []
+
+    def predict(self, inputs, output="embedding", k=5):
+        self.begun.set()
+        assert self.gate.wait(20)
+        self.calls.append((len(inputs), output, threading.current_thread().name))
+        if self.fault is not None and (inputs[:, 0] == 666).any():
+            raise self.fault
+        return self.model.predict(inputs, output=output, k=k)
 
 
 class Client:
@@ -80,41 +104,76 @@ def served(model: Any, **limits: Any) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def port(predictor) -> Iterator[int]:
+    """A service with small limits that all tests share."""
     with served(predictor, body_bytes=20_000, request_rows=8, text_characters=40, answers=9) as found:
         yield found
 
 
 @pytest.fixture
-def ask(port) -> Client:
-    return Client(port)
+def client() -> Iterator[Callable[[int], Client]]:
+    """Open a connection to a port; all are closed in the end."""
+    with contextlib.ExitStack() as stack:
+
+        def connect(port: int) -> Client:
+            made = Client(port)
+            stack.callback(made.connection.close)
+            return made
+
+        yield connect
 
 
-def raw(port: int, *parts: bytes, read: bool = True) -> bytes:
+@pytest.fixture
+def ask(port, client) -> Client:
+    return client(port)
+
+
+@pytest.fixture
+def gated(predictor) -> Iterator[Callable[..., Gated]]:
+    """Make a model that waits at a gate; all gates are open in the end."""
+    made: list[Gated] = []
+
+    def make(fault: Exception | None = None) -> Gated:
+        made.append(Gated(predictor, fault))
+        return made[-1]
+
+    yield make
+    for model in made:
+        model.gate.set()
+
+
+@pytest.fixture
+def serving() -> Callable[..., Any]:
+    return served
+
+
+@pytest.fixture
+def raw() -> Callable[..., bytes]:
     """Send bytes over a connection of their own and read what comes until the service ends it."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-        for part in parts:
-            connection.sendall(part)
-        found = b""
-        while read and (chunk := connection.recv(65536)):
-            found += chunk
-        return found
+
+    def talk(port: int, *parts: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            for part in parts:
+                connection.sendall(part)
+            found = b""
+            while chunk := connection.recv(65536):
+                found += chunk
+            return found
+
+    return talk
 
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-def at_once(*actions: Callable[[], Any]) -> list[Any]:
+@pytest.fixture
+def at_once() -> Callable[..., list[Any]]:
     """Run actions in threads that start together; give what they return."""
-    found: list[Any] = [None] * len(actions)
-    barrier = threading.Barrier(len(actions))
 
-    def run(place: int) -> None:
-        barrier.wait()
-        found[place] = actions[place]()
+    def run(*actions: Callable[[], Any]) -> list[Any]:
+        barrier = threading.Barrier(len(actions))
 
-    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(actions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+        def act(action: Callable[[], Any]) -> Any:
+            barrier.wait()
+            return action()
+
+        with ThreadPoolExecutor(len(actions)) as pool:
+            return list(pool.map(act, actions))
+
+    return run
