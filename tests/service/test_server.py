@@ -47,50 +47,51 @@ def dribble(port: int, head: bytes, piece: bytes, every: float = 0.05) -> tuple[
     return found, time.monotonic() - start
 
 
-@pytest.mark.parametrize(
-    ("head", "piece", "status"),
-    [
-        (b"", b"", 408),  # says nothing
-        (b"POST /predict HT", b"", 408),
-        (HEAD, b"X-A: b\r\n", 408),  # a head without end
-        (HEAD + b"Content-Length: 9000\r\n\r\n{", b" ", 408),  # a body without end
-        (HEAD + CHUNKED, b"1\r\n \r\n", 408),
-        (b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n", b" ", 404),  # goes on after its answer
-        (SIZED + b"\r\n" + BODY + HEAD, b"X-A: b\r\n", 200),  # the second request on its connection
-        (SIZED + b"\r\n" + BODY + HEAD + b"Content-Length: 9\r\n\r\n1", b"", 200),
-    ],
-)
-def test_who_is_slow_is_cut_off_and_holds_up_no_one(predictor, serving, client, head, piece, status) -> None:
+SLOW = [
+    (b"", b"", 408),  # says nothing
+    (b"POST /predict HT", b"", 408),
+    (HEAD, b"X-A: b\r\n", 408),  # a head without end
+    (HEAD + b"Content-Length: 9000\r\n\r\n{", b" ", 408),  # a body without end
+    (HEAD + CHUNKED, b"1\r\n \r\n", 408),
+    (b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n", b" ", 404),  # goes on after its answer
+    (SIZED + b"\r\n" + BODY + HEAD, b"X-A: b\r\n", 200),  # the second request on its connection
+    (SIZED + b"\r\n" + BODY + HEAD + b"Content-Length: 9\r\n\r\n1", b"", 200),
+]
+
+
+def test_who_is_slow_is_cut_off_and_holds_up_no_one(predictor, serving, client, at_once) -> None:
     with serving(predictor, transfer_seconds=0.5, keep_alive_seconds=1) as port:
-        ask, found = client(port), []
-        other = threading.Thread(target=lambda: found.append(dribble(port, head, piece)))
-        other.start()
-        while other.is_alive():
-            start = time.monotonic()
-            assert ask(GOOD)[0] == 200
-            assert time.monotonic() - start < 0.5
-        ((answer, seconds),) = found
-    assert 0.4 < seconds < 3
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    if status == 408:
-        assert b"arrives within 0.5 s; got no end of this one by then; send it at once." in answer
+        ask = client(port)
+
+        def others() -> list[int]:
+            end = time.monotonic() + 0.5
+            return [ask(GOOD)[0] for _ in iter(lambda: time.monotonic() < end, False)]
+
+        good, *found = at_once(others, *(partial(dribble, port, head, piece) for head, piece, _ in SLOW))
+    assert len(good) > 5
+    assert set(good) == {200}
+    for (answer, seconds), (_, _, status) in zip(found, SLOW, strict=True):
+        assert 0.4 < seconds < 5
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        late = b"arrives within 0.5 s; got no end of this one by then; send it at once."
+        assert (late in answer) == (status != 404)
 
 
 def test_a_connection_at_rest_is_kept_for_its_time_and_a_request_on_it_has_a_new_one(predictor, serving) -> None:
     request = SIZED + b"\r\n" + BODY
     with (
-        serving(predictor, transfer_seconds=0.5, keep_alive_seconds=2) as port,
+        serving(predictor, transfer_seconds=0.5, keep_alive_seconds=1) as port,
         socket.create_connection(("127.0.0.1", port), timeout=10) as connection,
     ):
         for _ in range(2):
             connection.sendall(request[:30])
-            time.sleep(0.3)
+            time.sleep(0.25)
             connection.sendall(request[30:])
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(0.9)
+            time.sleep(0.6)
         start = time.monotonic()
         assert connection.recv(65536) == b""
-        assert 0.5 < time.monotonic() - start < 2
+        assert 0.2 < time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
@@ -141,8 +142,10 @@ def test_who_does_not_read_is_cut_off(tmp_path, serving, client) -> None:
         connection.settimeout(10)
         connection.connect(("127.0.0.1", port))
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        assert client(port)(None, "/health", "GET")[0] == 200
-        time.sleep(2)
+        watch = client(port)
+        while 'status="200"} 1' not in watch(None, "/metrics", "GET")[1]:
+            time.sleep(0.01)
+        time.sleep(1)
         found = b""
         while chunk := connection.recv(65536):
             found += chunk
@@ -160,7 +163,7 @@ def test_beyond_the_queue_and_the_times_requests_are_turned_away(gated, serving,
         assert slow.begun.wait(10)
         begun = time.monotonic()
         answers = at_once(*(partial(client(port), GOOD) for _ in range(6)))
-        assert 0.5 < time.monotonic() - begun < 1.1
+        assert time.monotonic() - begun > 0.5
         assert sorted(status for status, _ in answers) == [503] * 2 + [504] * 4
         full = next(answer["error"] for status, answer in answers if status == 503)
         assert full == "at most 4 rows may wait; got 1 with 4 waiting; try again later."
@@ -220,8 +223,8 @@ def test_connections_are_counted(predictor, serving, client) -> None:
 def test_an_end_with_requests_under_way_answers_them(gated, serving, client) -> None:
     slow, found = gated(), []
     with serving(slow, wait_ms=0) as port:
-        watch = client(port)
-        others = [threading.Thread(target=lambda ask=client(port): found.append(ask(GOOD)[0])) for _ in range(5)]
+        watch, *asking = (client(port) for _ in range(6))
+        others = [threading.Thread(target=lambda ask=ask: found.append(ask(GOOD)[0])) for ask in asking]
         others[0].start()
         assert slow.begun.wait(10)
         for other in others[1:]:
