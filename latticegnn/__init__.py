@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from latticegnn.model import LatticeModel as LatticeModel
     from latticegnn.model import LatticeOutput as LatticeOutput
     from latticegnn.nn import Expert as Expert
+    from latticegnn.nn import Generation as Generation
     from latticegnn.nn import LatticeCell as LatticeCell
+    from latticegnn.nn import TextDecoder as TextDecoder
     from latticegnn.predictor import Predictor as Predictor
+    from latticegnn.text_model import TextModel as TextModel
 
 __version__ = "0.1.0"
 
@@ -37,8 +40,9 @@ _HOMES = {
         "steps_needed", "to_networkx", "write_graphml",
     ),
     "latticegnn.model": ("LatticeModel", "LatticeOutput"),
-    "latticegnn.nn": ("Expert", "LatticeCell"),
+    "latticegnn.nn": ("Expert", "Generation", "LatticeCell", "TextDecoder"),
     "latticegnn.predictor": ("Predictor",),
+    "latticegnn.text_model": ("TextModel",),
 }  # fmt: skip
 __all__ = ["aggregate", *(name for names in _HOMES.values() for name in names)]
 

@@ -92,6 +92,18 @@ class AnswerIndex:
         """D, the number of channels of a vector."""
         return int(self.vectors.shape[1])
 
+    def searched_by(self, backend: Backend) -> AnswerIndex:
+        """Return these answers with another backend; this index itself where it has that one."""
+        if backend == self.backend:
+            return self
+        return AnswerIndex(self.texts, self.vectors, self.titles, self.fingerprint, backend)
+
+    def digest(self) -> str:
+        """Return the sha256 of texts, titles and vectors, in hexadecimal digits."""
+        found = hashlib.sha256(json.dumps([self.texts, self.titles]).encode())
+        found.update(self.vectors.tobytes())
+        return found.hexdigest()
+
     def search(self, queries: np.ndarray, k: int = 5) -> tuple[np.ndarray, np.ndarray]:
         """Find the k answers of highest cosine with each query; all of them, in order, where there are fewer.
 
@@ -141,12 +153,11 @@ class AnswerIndex:
         write_atomically(folder / VECTORS_FILE, save({"vectors": self.vectors}, header))
 
     @classmethod
-    def load(cls, folder: Path, backend: Backend = "exact") -> AnswerIndex:
+    def load(cls, folder: Path) -> AnswerIndex:
         """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: When a file is missing.
-            ModuleNotFoundError: For the backend "faiss" without faiss.
             ValueError: When a file is damaged, or the two do not belong together.
         """
         from safetensors import safe_open
@@ -165,9 +176,7 @@ class AnswerIndex:
             if (header.get("format"), header.get("texts_sha256")) != (FORMAT, hashlib.sha256(lines).hexdigest()):
                 raise ValueError(f"{VECTORS_FILE} has the header {header}, which is of other texts")
             titles = [row["title"] for row in rows] if "title" in rows[0] else None
-            return cls([row["text"] for row in rows], vectors, titles, header.get("fingerprint", ""), backend)
-        except ModuleNotFoundError:
-            raise
+            return cls([row["text"] for row in rows], vectors, titles, header.get("fingerprint", ""))
         except Exception as error:  # safetensors raises classes of its own
             raise ValueError(
                 f"an answer index must be as it was saved; {folder} is not ({type(error).__name__}: {error}); index "

@@ -17,6 +17,8 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   doctor      say whether a configuration is ready to run
   experiment  train variants of a configuration over several seeds, or search a space of settings
   analyse     look closer at a run that is done
+  predict     answers, texts or embeddings of a trained lattice, from a file, a pipe or the command line
+  index       embed answers that a trained lattice chooses from
   export      write a lattice as GraphML
   serve       answer requests over HTTP by a trained model
   cache       list, verify or prune the embeddings that are kept on disk
@@ -190,6 +192,24 @@ def analyse(arguments: list[str]) -> int:
     return 0
 
 
+def predict(arguments: list[str]) -> int:
+    """Predict with a trained lattice; JSON lines, or a matrix of embeddings."""
+    from latticegnn.inference import command
+
+    parser = _parser("predict", "Predict with a trained lattice.")
+    command.add_predict_arguments(parser)
+    return command.predict(_parse(parser, arguments))
+
+
+def index(arguments: list[str]) -> int:
+    """Embed answers by a model's teacher, for `predict --as answers --answers FOLDER`; the folder is printed."""
+    from latticegnn.inference import command
+
+    parser = _parser("index", "Embed answers that a trained lattice chooses from.")
+    command.add_index_arguments(parser)
+    return command.index(_parse(parser, arguments))
+
+
 def export(arguments: list[str]) -> int:
     """Write a lattice with tiers, distances, offsets and ports as GraphML."""
     from latticegnn.lattice import build_graph, write_graphml
@@ -291,6 +311,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "doctor": doctor,
     "experiment": experiment,
     "analyse": analyse,
+    "predict": predict,
+    "index": index,
     "export": export,
     "serve": serve,
     "cache": cache,

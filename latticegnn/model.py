@@ -25,7 +25,6 @@ from latticegnn.lattice import (
     coordinates,
 )
 from latticegnn.nn import (
-    EmbeddingToLatticeMapper,
     EmbeddingTransformer,
     Execution,
     InputSurface,
@@ -45,11 +44,13 @@ from latticegnn.nn import (
     check_embeddings,
     check_execution,
     check_gradient,
+    check_tokens,
+    input_mapper,
     port_maps,
     start_shift,
     step_size,
 )
-from latticegnn.pretrained import decoded, read_settings, read_weights, write
+from latticegnn.pretrained import decoded, load_weights, read_settings, write
 from latticegnn.resizing import rebuilt
 from latticegnn.rollout import Intervention, Rollout, ending
 from latticegnn.rollout import LatticeOutput as LatticeOutput
@@ -104,10 +105,13 @@ class LatticeModel(nn.Module):
             face, whatever the face's size, see `latticegnn.nn.image.interpolation`; what is decoded, too.
         code_shape: Sides of that image.
         reference: The lattice whose units the weights are in, see `latticegnn.nn.cell.slope_units`; `resized` sets it.
+        tokens: ``vocab_size`` V and ``pad_id`` of a tokenizer: the input are token ids [B, L], L ≤ P, in place of
+            embeddings, see `TokenToLatticeMapper`. There is no A then; B still gives [B, D], D being the wanted
+            embeddings' dimension, and ``port_map`` bears on the reading end alone.
         seed: Of every random start.
 
     Shapes:
-        - input: embedding [B, D]
+        - input: embedding [B, D], or ids [B, L] with ``tokens``
         - output: `LatticeOutput`
 
     Raises:
@@ -147,6 +151,7 @@ class LatticeModel(nn.Module):
         port_map: PortMap = "direct",
         code_shape: tuple[int, int] | None = None,
         reference: LatticeSpec | None = None,
+        tokens: dict[str, int] | None = None,
         seed: int = 0,
     ) -> None:
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
@@ -160,6 +165,7 @@ class LatticeModel(nn.Module):
         if initialisation not in ("shift", "random"):
             raise ValueError(f"initialisation must be shift or random; got {initialisation!r}; choose one of them.")
         check_execution(execution)
+        check_tokens(tokens, skip, interior, inputs.zones(spec) is not None)
         check_tiers(spec)
         if require_light_cone:
             check_light_cone(spec, inputs, outputs, steps)
@@ -171,7 +177,7 @@ class LatticeModel(nn.Module):
         self.spec, self.inputs, self.outputs, self.reference = spec, inputs, outputs, reference
         self.embedding_dim, self.channels, self.steps, self.skip, self.gain = embedding_dim, channels, steps, skip, gain
         self.teacher: Any = None
-        self.execution, self.clamp = execution, clamp
+        self.execution, self.clamp, self.tokens = execution, clamp, tokens
         self.dynamics = build_modes(dynamics or {}, spec, inputs, outputs)
         self.gradient = build_gradient(gradient)
         check_gradient(self.gradient, steps, clamp, interior, self._random)
@@ -192,10 +198,10 @@ class LatticeModel(nn.Module):
                 start_shift(self.cell, spec, place[self.input_nodes], place[self.output_nodes], steps * step)
             centre = (torch.tensor(spec.shape) - 1) / 2
             ports = (place[self.input_nodes[: inputs.count(spec)]].float() - centre) / centre.clamp_min(0.5)
-            self.mapper = EmbeddingToLatticeMapper(ports, channels)
+            self.mapper = input_mapper(ports, channels, tokens)
             self.volume = VolumeStateInitializer(interior, spec.num_nodes, channels, code)
             self.extractor = LatticeToEmbeddingExtractor(readout, read, channels)
-            self.transformer = EmbeddingTransformer(embedding_dim, code, self.extractor.width)
+            self.transformer = EmbeddingTransformer(embedding_dim, None if tokens else code, self.extractor.width)
             self.entry, self.exit = InputSurface(spec, inputs, embedding_dim), OutputSurface(spec, outputs, prefixes)
             self.stopping = None if stopping is None else self.build_stopping(stopping)
 
@@ -240,9 +246,14 @@ class LatticeModel(nn.Module):
 
     def begin(self, embedding: Tensor, start: Tensor | None = None, intervene: Intervention | None = None) -> Rollout:
         """Lay embeddings on the input ports and return the rollout at step 0; the arguments are those of `rollout`."""
-        check_embeddings(embedding, self.embedding_dim)
-        code, nodes = self.transformer.encode(embedding).to(embedding.dtype), self.input_nodes  # autocast ends here
-        laid = self.entry(self.mapper(self.lay(code).to(code)), embedding)
+        nodes = self.input_nodes
+        if self.tokens is None:
+            check_embeddings(embedding, self.embedding_dim)
+            code = self.transformer.encode(embedding).to(embedding.dtype)  # autocast ends here
+            laid = self.entry(self.mapper(self.lay(code).to(code)), embedding)
+        else:
+            laid = self.entry(self.mapper(embedding), embedding)
+            code = laid[..., 0]  # no interior that token ids may have looks at its values
         own = self.volume(code).to(code.dtype).index_add(1, nodes, laid)
         if start is not None and start.shape != own.shape:
             raise ValueError(
@@ -270,7 +281,7 @@ class LatticeModel(nn.Module):
             The answer in the teacher's space [B, D], and the code that was decoded, see `LatticeOutput`.
         """
         code = self.exit.keep(self.extractor(self.gather(self.exit(state[:, self.output_nodes]))), ports)
-        answer = self.transformer.decode(code).to(embedding.dtype)
+        answer = self.transformer.decode(code).to(embedding.dtype if self.tokens is None else self.decoder.weight.dtype)
         return embedding + answer if self.skip else answer, code
 
     def build_stopping(self, settings: Mapping[str, Any]) -> Stopping:
@@ -311,6 +322,11 @@ class LatticeModel(nn.Module):
         Args:
             teacher: A `latticegnn.Teacher`, or anything with ``dim`` and ``encode(texts, batch_size)``.
         """
+        if self.tokens is not None:
+            raise ValueError(
+                f"a teacher gives embeddings; got {teacher!r} for a lattice that takes token ids; give the ids to the "
+                "model, or build it without tokens."
+            )
         if teacher.dim != self.embedding_dim:
             raise ValueError(
                 f"the teacher's dimension must be the model's, {self.embedding_dim}; got {teacher.dim}; "
@@ -356,13 +372,7 @@ class LatticeModel(nn.Module):
         """
         folder = Path(path)
         model = cls(**decoded(read_settings(folder, trust_code), list(inspect.signature(cls).parameters)))
-        weights = read_weights(folder)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"weights and configuration in {folder} must belong together; {error}; save the model again."
-            ) from error
+        load_weights(model, folder)
         return model.eval()
 
     @property

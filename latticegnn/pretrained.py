@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.nn import EXPERTS
@@ -101,6 +101,21 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{folder / WEIGHTS_FILE} must be a safetensors file; it cannot be read: {error}; copy or save it again."
+        ) from error
+
+
+def load_weights(module: nn.Module, folder: Path) -> None:
+    """Put saved weights into a module built from the configuration beside them.
+
+    Raises:
+        ValueError: When the file is damaged, or weights and configuration do not belong together.
+    """
+    weights = read_weights(folder)
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"weights and configuration in {folder} must belong together; {error}; save the model again."
         ) from error
 
 

@@ -44,7 +44,7 @@ class ProjectionOnly(nn.Module):
 
     def __init__(self, model: LatticeModel) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(model.transformer.encoder)
+        self.encoder = copy.deepcopy(code_encoder(model))
         self.lay, self.read = copy.deepcopy(model.lay), model.lay.inverse()
         self.mapper = copy.deepcopy(model.mapper)
         self.extractor = copy.deepcopy(model.extractor)
@@ -58,6 +58,21 @@ class ProjectionOnly(nn.Module):
         code = self.extractor(self.read(self.mapper(self.lay(self.encoder(embedding)))))
         answer = self.decoder(code)
         return Prediction(embedding + answer if self.skip else answer, code)
+
+
+def code_encoder(model: LatticeModel) -> nn.Linear:
+    """Return the map from embeddings to the code that baselines share with a lattice.
+
+    Raises:
+        ValueError: When the lattice takes token ids, and so has none.
+    """
+    encoder = model.transformer.encoder
+    if encoder is None:
+        raise ValueError(
+            "a baseline that encodes embeddings needs a lattice that does; got one that takes token ids; leave this "
+            "baseline out, or build the model without tokens."
+        )
+    return encoder
 
 
 def frozen_cell(model: LatticeModel) -> LatticeModel:
@@ -87,10 +102,10 @@ class CodeMLP(nn.Module):
 
     def __init__(self, model: LatticeModel, hidden: int) -> None:
         super().__init__()
-        code = model.transformer.encoder.out_features
+        code = code_encoder(model).out_features
         self.skip = model.skip
         self.scale = min(1.0, 64 / hidden)
-        self.encoder = copy.deepcopy(model.transformer.encoder)
+        self.encoder = copy.deepcopy(code_encoder(model))
         self.inner = nn.Linear(code, hidden)
         self.decoder = _decoder(model, code + hidden, code, stride=1)
 
@@ -117,7 +132,7 @@ def _decoder(model: LatticeModel, width: int, code: int, stride: int | None = No
 
 def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
     """Make the `CodeMLP` whose number of parameters is nearest to the lattice's."""
-    code, dim = model.transformer.encoder.out_features, model.embedding_dim
+    code, dim = code_encoder(model).out_features, model.embedding_dim
     linear = sum(p.numel() for p in CodeMLP(model, 1).parameters()) - (code + 1 + dim)
     wanted = model.parameter_counts()["total"] - linear
     return CodeMLP(model, max(1, round(wanted / (code + 1 + dim))))
@@ -125,7 +140,7 @@ def mlp_of_equal_parameters(model: LatticeModel) -> CodeMLP:
 
 def mlp_of_equal_compute(model: LatticeModel) -> CodeMLP:
     """Make the `CodeMLP` whose multiplications for one sample are nearest to the lattice's (`multiplications`)."""
-    code, dim = model.transformer.encoder.out_features, model.embedding_dim
+    code, dim = code_encoder(model).out_features, model.embedding_dim
     wanted = multiplications(model) - 2 * code * dim
     return CodeMLP(model, max(1, round(wanted / (code + dim))))
 

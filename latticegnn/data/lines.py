@@ -6,11 +6,13 @@ import itertools
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 LONGEST_LINE = 1_000_000
 """Most characters that a line may have, its end left out: what is read at once stays small."""
 
 _LONGEST_BYTES = 4 * LONGEST_LINE  # no encoding of text in ASCII-compatible bytes takes more of them for a character
+_LONGEST_READ = _LONGEST_BYTES + 8  # room for a byte-order mark and the end
 _ASCII = bytes(range(128))
 
 
@@ -28,19 +30,43 @@ def lines_of(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
         ValueError: When a line holds bytes that are not of the encoding, a NUL, or more than `LONGEST_LINE` characters,
             or when a gzip file is damaged or cut short. The line is named.
     """
-    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        for number in itertools.count(1):
-            place = f"{path}, line {number}"
-            try:
-                raw = file.readline(_LONGEST_BYTES + 8)  # room for a byte-order mark and the end
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(
-                    f"A file named .gz must be a whole gzip file; {place} cannot be unpacked ({error}). "
-                    "Copy or compress the file again."
-                ) from None
-            if not raw:
-                return
-            yield number, _decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, encoding, place)
+    with open_binary(path) as file:
+        for number, raw in raw_lines(file, str(path)):
+            yield number, decoded(raw, encoding, f"{path}, line {number}")
+
+
+def open_binary(path: Path) -> IO[bytes]:
+    """Open a file for reading, unpacked where its name ends in ``.gz``."""
+    opened: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    return opened
+
+
+def raw_lines(file: IO[bytes], name: str) -> Iterator[tuple[int, bytes]]:
+    r"""Yield the number, from 1, and the bytes of each line; a byte-order mark of UTF-8 at the start is left out.
+
+    Of a line that is longer than `decoded` takes, no more is held than shows that.
+
+    Args:
+        file: Read from where it stands.
+        name: What errors call it.
+
+    Raises:
+        ValueError: When a gzip file is damaged or cut short.
+    """
+    for number in itertools.count(1):
+        try:
+            raw = file.readline(_LONGEST_READ)
+            rest = raw
+            while len(rest) == _LONGEST_READ and not rest.endswith(b"\n"):
+                rest = file.readline(_LONGEST_READ)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(
+                f"A file named .gz must be a whole gzip file; {name}, line {number} cannot be unpacked ({error}). "
+                "Copy or compress the file again."
+            ) from None
+        if not raw:
+            return
+        yield number, raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
 
 
 def check_encoding(encoding: str) -> None:
@@ -56,7 +82,8 @@ def check_encoding(encoding: str) -> None:
         )
 
 
-def _decoded(raw: bytes, encoding: str, place: str) -> str:
+def decoded(raw: bytes, encoding: str, place: str) -> str:
+    """Decode a line of `raw_lines`; one that cannot be used raises a ValueError that names its place."""
     nul = raw.find(b"\0")
     if nul >= 0:
         raise ValueError(

@@ -9,6 +9,7 @@ from latticegnn.nn.criteria import Energy as Energy
 from latticegnn.nn.criteria import Relative as Relative
 from latticegnn.nn.criteria import SpatialGradient as SpatialGradient
 from latticegnn.nn.criteria import Statistical as Statistical
+from latticegnn.nn.decoder import TextDecoder as TextDecoder
 from latticegnn.nn.dynamics import Diffusion as Diffusion
 from latticegnn.nn.dynamics import Directional as Directional
 from latticegnn.nn.dynamics import Dynamics as Dynamics
@@ -32,11 +33,17 @@ from latticegnn.nn.experts import MLPExpert as MLPExpert
 from latticegnn.nn.firing import Stochastic as Stochastic
 from latticegnn.nn.firing import Synchronous as Synchronous
 from latticegnn.nn.fused import FusedStep as FusedStep
+from latticegnn.nn.generation import Generation as Generation
 from latticegnn.nn.gradient import GradientMode as GradientMode
 from latticegnn.nn.gradient import Implicit as Implicit
 from latticegnn.nn.gradient import build_gradient as build_gradient
 from latticegnn.nn.gradient import check_gradient as check_gradient
 from latticegnn.nn.halting import Halting as Halting
+from latticegnn.nn.heads import LinearHead as LinearHead
+from latticegnn.nn.heads import MajorityHead as MajorityHead
+from latticegnn.nn.heads import MLPHead as MLPHead
+from latticegnn.nn.heads import PortHead as PortHead
+from latticegnn.nn.heads import build_decoder as build_decoder
 from latticegnn.nn.image import PortImage as PortImage
 from latticegnn.nn.image import PortMap as PortMap
 from latticegnn.nn.image import port_maps as port_maps
@@ -50,5 +57,8 @@ from latticegnn.nn.stopping import Stopping as Stopping
 from latticegnn.nn.stopping import build_stopping as build_stopping
 from latticegnn.nn.surfaces import InputSurface as InputSurface
 from latticegnn.nn.surfaces import OutputSurface as OutputSurface
+from latticegnn.nn.token_decoder import TokenDecoder as TokenDecoder
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
+from latticegnn.nn.tokens import check_tokens as check_tokens
+from latticegnn.nn.tokens import input_mapper as input_mapper
 from latticegnn.nn.wave import Wave as Wave

@@ -21,7 +21,7 @@ class EmbeddingTransformer(nn.Module):
 
     Args:
         embedding_dim: D, > 0.
-        code: K, numbers laid on the input ports.
+        code: K, numbers laid on the input ports; None for a lattice that takes no embeddings, and has no A.
         read: K', numbers read from the output ports.
 
     Shapes:
@@ -29,13 +29,14 @@ class EmbeddingTransformer(nn.Module):
         - decode: [B, K'] -> [B, D]
     """
 
-    def __init__(self, embedding_dim: int, code: int, read: int) -> None:
+    def __init__(self, embedding_dim: int, code: int | None, read: int) -> None:
         super().__init__()
-        self.encoder = nn.Linear(embedding_dim, code)
+        self.encoder = None if code is None else nn.Linear(embedding_dim, code)
         self.decoder = nn.Linear(read, embedding_dim)
 
     def encode(self, embedding: Tensor) -> Tensor:
         """Map an embedding to a code."""
+        assert self.encoder is not None
         return self.encoder(embedding)
 
     def decode(self, read: Tensor) -> Tensor:
@@ -47,15 +48,16 @@ class EmbeddingTransformer(nn.Module):
         """Start both maps from samples of embeddings.
 
         Args:
-            inputs: What will be encoded [n, D], n ≥ 2.
+            inputs: What will be encoded [n, D], n ≥ 2; not looked at without A.
             targets: What will be decoded to [n, D]: the inputs, the answers, or what a model with skip has to add.
             ports: P', output ports; number k is decoded from the first number read at port k, and where each port is
                 read with several channels the others start at zero.
             scale: Factor on the decoder's start; below one the model starts nearer the mean.
         """
-        encoder, mean = _whitening(inputs, self.encoder.out_features)
-        self.encoder.weight.copy_(encoder)
-        self.encoder.bias.copy_(-encoder @ mean)
+        if self.encoder is not None:
+            encoder, mean = _whitening(inputs, self.encoder.out_features)
+            self.encoder.weight.copy_(encoder)
+            self.encoder.bias.copy_(-encoder @ mean)
         components, mean = _components(targets, ports)
         self.decoder.weight.zero_()
         self.decoder.weight[:, :: self.decoder.in_features // ports] = components * scale

@@ -1,9 +1,12 @@
 """Token ids as lattice input: a text's k-th token is laid on the k-th input port."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from latticegnn.nn.embedding import fourier, positional
+from latticegnn.nn.embedding import EmbeddingToLatticeMapper, fourier, positional
 
 
 class TokenToLatticeMapper(nn.Module):
@@ -67,3 +70,44 @@ class TokenToLatticeMapper(nn.Module):
         states = self.table(ids) + self.position(self.features[:length])
         states = states.masked_fill((ids == self.pad_id).unsqueeze(-1), 0)
         return nn.functional.pad(states, (0, 0, 0, ports - length))
+
+
+def input_mapper(
+    position: Tensor, channels: int, tokens: Mapping[str, Any] | None
+) -> EmbeddingToLatticeMapper | TokenToLatticeMapper:
+    """Make the map to the input ports, of codes or, where there are settings for them, of token ids.
+
+    Args:
+        position: Positions of the input ports in [-1, 1], in the ports' order [P, 3].
+        channels: F.
+        tokens: ``vocab_size`` and ``pad_id`` of a `TokenToLatticeMapper`; None for codes.
+    """
+    if tokens is None:
+        return EmbeddingToLatticeMapper(position, channels)
+    return TokenToLatticeMapper(tokens["vocab_size"], position, channels, tokens["pad_id"])
+
+
+def check_tokens(tokens: Mapping[str, Any] | None, skip: bool, interior: str, zones: bool) -> None:
+    """Raise ValueError unless a lattice with these settings can take token ids, where it is to.
+
+    Args:
+        tokens: ``vocab_size`` and ``pad_id``, whole numbers; None where it takes embeddings.
+        skip: Whether the input is added to the output.
+        interior: Initial state of the other cells.
+        zones: Whether embeddings are routed to zones of the input ports.
+    """
+    if tokens is None:
+        return
+    whole = isinstance(tokens, Mapping) and all(isinstance(value, int) for value in tokens.values())
+    if not whole or set(tokens) != {"vocab_size", "pad_id"} or tokens["vocab_size"] < 1:
+        raise ValueError(
+            "tokens must be a mapping of vocab_size, from 1, and pad_id, whole numbers of one tokenizer; got "
+            f"{tokens!r}; write for example {{vocab_size: 2000, pad_id: 0}}."
+        )
+    barred = {"skip": skip, "interior: code": interior == "code", "inputs: {placement: zones}": zones}
+    wrong = [name for name, given in barred.items() if given]
+    if wrong:
+        raise ValueError(
+            "a lattice that takes token ids has no embedding to add, to start its cells from, or to route by; got "
+            f"tokens with {', '.join(wrong)}; change that setting, or leave out tokens."
+        )

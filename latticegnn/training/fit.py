@@ -221,7 +221,7 @@ class Run:
 
     def _references(self) -> Iterator[tuple[str, nn.Module]]:
         (inputs, targets), wanted = self._sample(), self.cli.config.baselines
-        code = self.model.transformer.encoder.out_features
+        code = baselines.code_encoder(self.model).out_features
         if "mean" in wanted:
             yield "mean", baselines.mean_vector(targets)
         if self.data.pairs:
