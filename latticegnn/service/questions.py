@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, cast, get_args
@@ -98,7 +99,7 @@ def read_question(body: bytes, model: Predicts, limits: Limits) -> Question:
 
 def shown(value: object) -> str:
     """Write what was received, cut to what a line holds."""
-    text = value if isinstance(value, str) and value.isprintable() else repr(value)
+    text = value if isinstance(value, str) and value.isprintable() else reprlib.repr(value)  # of any depth and length
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 

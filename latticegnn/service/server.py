@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import math
 import signal
@@ -19,7 +18,6 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
 from latticegnn.data.teacher_card import read_teacher
 from latticegnn.predictor import Predictor
-from latticegnn.pretrained import WEIGHTS_FILE
 from latticegnn.service.app import Service
 from latticegnn.service.limits import Limits
 
@@ -122,9 +120,9 @@ def run(
         card = read_teacher(predictor.folder)
         if card is not None and card.settings is not None:
             _ = predictor.teacher  # built now, so that what it lacks is told here and no request waits for it
-        predictor.predict(np.ones((1, predictor.dim), dtype=np.float32))
-        weights = hashlib.sha256((predictor.folder / WEIGHTS_FILE).read_bytes()).hexdigest()
-        service = Service(predictor, limits or Limits(), {"model": model.resolve().name, "weights": weights[:16]})
+        predictor.predict(np.ones((1, predictor.dim), dtype=np.float32) if predictor.takes_vectors else ["ready"])
+        identity = {"model": model.resolve().name, "fingerprint": predictor.fingerprint}
+        service = Service(predictor, limits or Limits(), identity)
         serve(service, taken, lambda address: print(f"{model} is served at {address}; Ctrl-C ends it", flush=True))
 
 

@@ -5,9 +5,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from latticegnn.service.limits import Limits
+from latticegnn.service.questions import Refusal, read_question
 
 DIM = 12
 VECTORS = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)
+LIMITS = Limits(request_rows=8, text_characters=40, answers=9)
 GOOD = {"embeddings": [[1.0] * DIM]}
 
 
@@ -123,6 +129,35 @@ def test_nonsense_is_refused_in_three_parts(port, client, body, status, rule, re
     assert error[-1] in ".?"
     assert len(error) < 300
     assert ask(GOOD)[0] == 200
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50),
+    lambda parts: st.lists(parts, max_size=12) | st.dictionaries(st.text(max_size=9), parts, max_size=4),
+)
+FIELDS = st.sampled_from(["texts", "embeddings", "output", "k", "text"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=60) | st.builds(json.dumps, VALUES | st.dictionaries(FIELDS, VALUES)).map(str.encode))
+def test_any_body_is_a_question_or_refused(predictor, body) -> None:
+    refused = None
+    try:
+        question = read_question(body, predictor, LIMITS)
+    except Refusal as refusal:
+        refused = refusal
+    if refused is None:
+        assert len(predictor.predict(question.inputs, question.output, question.k)) == len(question.inputs)
+    else:
+        assert refused.status in (400, 422)
+        assert str(refused).count("; ") >= 2
+
+
+@pytest.mark.parametrize("around", ["%s", '{"texts": %s}', '{"embeddings": [%s]}', '{"texts": ["a"], "k": %s}'])
+def test_no_depth_is_too_deep_to_be_refused(predictor, around) -> None:
+    for depth in [*range(1, 60, 7), *range(300, 1100)]:
+        with pytest.raises(Refusal):
+            read_question((around % ("[" * depth + "]" * depth)).encode(), predictor, LIMITS)
 
 
 def test_what_is_no_json_is_refused_by_its_header(port, client) -> None:
