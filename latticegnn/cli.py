@@ -1,14 +1,11 @@
-"""The command line. Each command imports what it needs when it is called, so that ``--help`` is quick."""
+"""The command line. A command's module is imported when it is called, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
 import difflib
-import json
-import math
+import importlib
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
 
@@ -21,11 +18,26 @@ USAGE = """usage: latticegnn COMMAND [options]      latticegnn COMMAND --help
   predict     answers, texts or embeddings of a trained lattice, from a file, a pipe or the command line
   index       embed answers that a trained lattice chooses from
   export      write a lattice as a graph (GraphML, GEXF, JSON), or a trained one as a program (PyTorch archive, ONNX)
+  serve       answer requests over HTTP by a trained model
   cache       list, verify or prune the embeddings that are kept on disk
   bench       measure speed and memory, and hold them against what is claimed
 """
 
-LATTICE_OPTIONS = ("--spec", "--inputs", "--outputs")
+COMMANDS = {
+    "fit": "runs",
+    "describe": "lattices",
+    "doctor": "runs",
+    "experiment": "runs",
+    "analyse": "runs",
+    "report": "runs",
+    "predict": "inference",
+    "index": "inference",
+    "export": "lattices",
+    "serve": "inference",
+    "cache": "upkeep",
+    "bench": "upkeep",
+}
+"""Command to the module of `latticegnn.commands` that holds the function of its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,348 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"latticegnn: unknown command {words[0]!r}; there are {', '.join(COMMANDS)}. {hint}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[words[0]](words[1:])
+        module = importlib.import_module(f"latticegnn.commands.{COMMANDS[words[0]]}")
+        return getattr(module, words[0])(words[1:])
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         print(f"latticegnn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("latticegnn: interrupted; what was saved stays in the run folder.", file=sys.stderr)
         return 130
-
-
-def fit(arguments: list[str]) -> int:
-    """Train, print the honest table, draw the figures, write card and report; the run folder is printed last."""
-    from latticegnn.report.card import write_card
-    from latticegnn.report.html import write_report
-    from latticegnn.report.live import LivePictures
-    from latticegnn.report.run import ROWS, draw_model, draw_run
-    from latticegnn.report.tables import format_table, format_verdict
-    from latticegnn.training.callbacks import Stopped
-    from latticegnn.training.fit import Run
-
-    run = Run(arguments)
-    first = run.trainer.is_global_zero
-    run.trainer.callbacks.append(LivePictures())  # type: ignore[attr-defined]
-    try:
-        result = run.execute()
-    except Stopped as stopped:
-        if first:
-            print(f"latticegnn: {stopped}; go on with: latticegnn fit --resume {run.folder}", file=sys.stderr)
-        # The engine takes another process's failing status for a crash and kills them all.
-        return 128 + stopped.number if first else 0
-    except KeyboardInterrupt:
-        print(f"latticegnn: interrupted; go on with: latticegnn fit --resume {run.folder}", file=sys.stderr)
-        return 130
-    if first:
-        draw_run(run.folder)
-        draw_model(run.model, run.data.splits["test"].tensors(ROWS)[0], run.folder)
-        write_card(run.folder)
-        print(format_table(result["table"]))
-        print(format_verdict(result["table"]))
-        try:
-            write_report(run)
-        except ModuleNotFoundError as error:  # of an extra; the run itself is done
-            print(f"latticegnn: no report.html was written: {error}", file=sys.stderr)
-        print(run.folder)
-    return 0
-
-
-def describe(arguments: list[str]) -> int:
-    """Print thresholds, tiers, degrees and light cone of a lattice."""
-    from latticegnn.lattice import degrees, steps_needed, tier_report
-
-    parser = _lattice_parser("describe", "Describe a lattice: thresholds, tiers, degrees, light cone.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
-    settings = _parse(parser, arguments)
-    spec = settings.spec
-    rows = tier_report(spec)
-    try:
-        steps: int | None = steps_needed(spec, settings.inputs, settings.outputs)
-    except ValueError as error:
-        steps, reason = None, str(error)
-    if settings.json:
-        print(
-            json.dumps(
-                {
-                    "shape": list(spec.shape), "cells": spec.num_nodes, "max_radius": spec.max_radius,
-                    "thresholds": list(spec.thresholds), "tiers": rows, "steps_needed": steps,
-                },
-                indent=2,
-            )
-        )  # fmt: skip
-        return 0
-    shape = " × ".join(map(str, spec.shape))
-    print(f"{shape} = {spec.num_nodes} cells, {spec.connectivity}, {spec.boundary}, {spec.order}")
-    print(f"max radius {spec.max_radius:.2f}   thresholds {' / '.join(f'{t:.2f}' for t in spec.thresholds)}")
-    for row in rows:
-        degree = f"{row['min_degree']}–{row['max_degree']}"
-        print(f"  {row['tier']:<11} {degree:>9} neighbours  {row['edges']:>12,} edges  {row['message'] or ''}".rstrip())
-    total = degrees(spec).sum(dim=1)
-    fewest, most = int(total.min()), int(total.max())
-    print(f"  {'all':<11} {f'{fewest}–{most}' if fewest < most else fewest:>9} neighbours")
-    sides = f"{settings.inputs.face} to {settings.outputs.face}"
-    reach = reason if steps is None else f"{steps} step{'' if steps == 1 else 's'}"
-    print(f"light cone, {sides}: {reach}")
-    return 0
-
-
-def doctor(arguments: list[str]) -> int:
-    """Check a configuration without training it; exit status 0 when ready, 1 when not. ``--json`` prints JSON."""
-    from latticegnn.training.doctor import examine
-
-    as_json = "--json" in arguments
-    findings = []
-    for finding in examine([word for word in arguments if word != "--json"]):
-        findings.append(finding)
-        if not as_json:
-            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.text}", flush=True)
-    ready = all(finding.ok for finding in findings)
-    if as_json:
-        print(json.dumps({"ready": ready, "findings": [vars(finding) for finding in findings]}, indent=2))
-    else:
-        print("ready" if ready else "NOT ready")
-    return 0 if ready else 1
-
-
-def experiment(arguments: list[str]) -> int:
-    """Train variants × seeds, or search a space, and print one table; another call goes on where this one stopped."""
-    from jsonargparse.typing import PositiveInt
-
-    from latticegnn.report.experiment import draw_experiment
-    from latticegnn.report.sweep import draw_analyses
-    from latticegnn.report.tables import format_differences, format_trials, format_variants
-    from latticegnn.training.callbacks import Stopped
-    from latticegnn.training.experiment import load_experiment, places, run_experiment
-    from latticegnn.training.search import run_search
-
-    parser = _parser("experiment", "Train variants of a configuration over several seeds.")
-    parser.add_argument("--config", type=Path, required=True, help="YAML file that names base, seeds and variants.")
-    parser.add_argument("--workers", type=PositiveInt, default=1, help="Runs that are trained at a time.")
-    settings = _parse(parser, arguments)
-    described = load_experiment(settings.config)
-    if described.search is not None and settings.workers > 1:
-        raise ValueError(
-            "a search trains one trial after the other, as each learns from those before; got workers "
-            f"{settings.workers}; leave it out."
-        )
-    try:
-        if described.search is not None:
-            folder = described.run_dir / settings.config.stem
-            print(format_trials(run_search(described.search, described.base, described.settings, folder)))
-        else:
-            folder, rows = run_experiment(settings.config, settings.workers)
-            print(format_variants(rows))
-            print(format_differences(rows))
-            draw_experiment(folder, rows, places(settings.config))
-            for file in draw_analyses(folder):
-                print(file)
-    except Stopped as stopped:
-        print(f"latticegnn: {stopped}; call the same command again to go on.", file=sys.stderr)
-        return 128 + stopped.number
-    print(folder)
-    return 0
-
-
-def analyse(arguments: list[str]) -> int:
-    """Look closer at a run that is done: print what is found, and keep it in the run's folder."""
-    from latticegnn.report.sweep import draw_analyses
-    from latticegnn.report.tables import format_rows
-    from latticegnn.training.analyses import Analyses
-    from latticegnn.training.analyses import analyse as look
-
-    parser = _parser("analyse", "Look closer at a run that is done, on its held-out rows.")
-    parser.add_argument("run", type=Path, help="Folder of the run, for instance runs/latest.")
-    parser.add_class_arguments(Analyses)
-    settings = _parse(parser, arguments)
-    folder = settings.pop("run")
-    for name, rows in look(folder, Analyses(**settings)).items():
-        print(f"{name}\n{format_rows(rows)}")
-    for file in draw_analyses(folder):
-        print(file)
-    return 0
-
-
-def predict(arguments: list[str]) -> int:
-    """Predict with a trained lattice; JSON lines, or a matrix of embeddings."""
-    from latticegnn.inference import command
-
-    parser = _parser("predict", "Predict with a trained lattice.")
-    command.add_predict_arguments(parser)
-    return command.predict(_parse(parser, arguments))
-
-
-def index(arguments: list[str]) -> int:
-    """Embed answers by a model's teacher, for `predict --as answers --answers FOLDER`; the folder is printed."""
-    from latticegnn.inference import command
-
-    parser = _parser("index", "Embed answers that a trained lattice chooses from.")
-    command.add_index_arguments(parser)
-    return command.index(_parse(parser, arguments))
-
-
-def report(arguments: list[str]) -> int:
-    """Write the interactive page of a run, or of two side by side, and print its file."""
-    from latticegnn.report.html import write_report
-    from latticegnn.training.analyses import FinishedRun
-
-    parser = _parser("report", "Write the interactive page of a run that is done: one HTML file.")
-    parser.add_argument("run", type=Path, help="Folder of the run, for instance runs/latest.")
-    parser.add_argument("--other", type=Path | None, default=None, help="Folder of a run to show beside it.")
-    parser.add_argument("--rows", type=list[int] | None, default=None, help="Test rows to play, by number: '[0, 5]'.")
-    parser.add_argument("--output", type=Path | None, default=None, help="File; report.html in the run's folder.")
-    settings = _parse(parser, arguments)
-    other = None if settings.other is None else FinishedRun(settings.other)
-    print(write_report(FinishedRun(settings.run), other, settings.rows, settings.output))
-    return 0
-
-
-def export(arguments: list[str]) -> int:
-    """Write a lattice as a graph, or a trained one as a graph or a program; the file is printed."""
-    from latticegnn.lattice import build_graph, write_network
-
-    parser = _lattice_parser("export", "Write a lattice as a graph, or a trained one as a program.")
-    parser.add_argument("--output", type=Path, required=True, help="File to write: cube.graphml, .gexf or .json; model.pt2 or .onnx.")
-    parser.add_argument("--model", type=Path | None, default=None, help="Folder of a run or of a saved model.")
-    parser.add_argument("--steps", type=int | None, default=None, help="Steps of the program, if not the model's own.")
-    parser.add_argument("--trust_code", action="store_true", help="Allow a model's experts to bring code of their own.")
-    settings = _parse(parser, arguments)
-    if settings.model is not None:
-        return _export_model(settings, [word for word in arguments if word.startswith(LATTICE_OPTIONS)])
-    if settings.steps is not None or settings.trust_code:
-        raise ValueError(
-            "--steps and --trust_code are for a trained model; got one of them without --model; name the model, or "
-            "leave it out."
-        )
-    if settings.output.suffix in (".pt2", ".onnx"):
-        raise ValueError(
-            f"a program is made of a trained model; got {settings.output.name!r} without --model; add for instance "
-            "--model runs/latest, or write a lattice to a file that ends in .graphml."
-        )
-    graph = build_graph(settings.spec, settings.inputs, settings.outputs)
-    print(write_network(graph, settings.output))
-    return 0
-
-
-def _export_model(settings: Any, others: list[str]) -> int:
-    from latticegnn.exporting import export_model, format_of
-    from latticegnn.model import LatticeModel
-    from latticegnn.predictor import model_folder
-
-    if others:
-        raise ValueError(
-            f"a trained model has its own lattice and ports; got --model beside {others[0].partition('=')[0]}; leave "
-            "one of them out."
-        )
-    format_of(settings.output)
-    folder = model_folder(settings.model)
-    model, file = LatticeModel.from_pretrained(folder, settings.trust_code), folder / "teacher.json"
-    teacher = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    told = export_model(model, settings.output, steps=settings.steps, teacher=teacher)
-    worst = told["check"]["worst_difference"]
-    print(f"{told['steps']} steps; differs from the model by at most {worst:.1e}", file=sys.stderr)
-    print(settings.output)
-    return 0
-
-
-def bench(arguments: list[str]) -> int:
-    """Measure speed and memory, print tables and verdicts, and write them where asked; a broken claim is no error."""
-    from latticegnn.benchmarks import suite
-
-    parser = _parser("bench", "Measure speed and memory, and hold them against what is claimed.")
-    parser.add_argument("names", nargs="*", default=[], help=f"Benchmarks to run, of {', '.join(suite.NAMES)}.")
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help=f"Small cases only, less than a minute in all; unless named, {', '.join(suite.QUICK)}.",
-    )
-    parser.add_argument("--json", type=Path | None, default=None, help="File for the figures, as JSON.")
-    parser.add_argument("--markdown", type=Path | None, default=None, help="File for the tables, as a page.")
-    settings = _parse(parser, arguments)
-    names = suite.chosen(settings.names, settings.quick)
-    for file in (settings.json, settings.markdown):
-        suite.check_writable(file)
-    machine, results = suite.Machine.here(), []
-    print(machine)
-    for name in names:
-        results.append(suite.measure(name, settings.quick))
-        print(f"\n{results[-1].text()}", flush=True)
-        # After each benchmark, so that an interrupted run keeps what it has.
-        for file, write in ((settings.json, suite.to_json), (settings.markdown, suite.to_markdown)):
-            if file is not None:
-                file.write_text(write(machine, results, settings.quick), encoding="utf-8")
-    return 0
-
-
-def cache(arguments: list[str]) -> int:
-    """List, verify or prune the embedding cache; exit status 1 where a shard is damaged."""
-    import time
-
-    from jsonargparse.typing import NonNegativeFloat
-
-    from latticegnn.data import EmbeddingCache
-    from latticegnn.report.tables import columns
-
-    parser = _parser("cache", "List, verify or prune the embeddings that are kept on disk.")
-    parser.add_argument("action", choices=["ls", "verify", "prune"], help="What to do.")
-    parser.add_argument("--root", type=Path | None, default=None, help="Folder of the cache, if not the default one.")
-    parser.add_argument("--max_gb", type=NonNegativeFloat | None, default=None, help="Gigabytes that prune leaves.")
-    settings = _parse(parser, arguments)
-    store = EmbeddingCache(settings.root)
-    if settings.max_gb is not None and not math.isfinite(settings.max_gb):
-        raise ValueError(f"--max_gb must be finite; got {settings.max_gb}; leave the cache as it is instead.")
-    if (settings.action == "prune") != (settings.max_gb is not None):
-        raise ValueError(
-            f"prune needs --max_gb, and nothing else takes it; got {settings.action} with --max_gb {settings.max_gb}; "
-            "write latticegnn cache prune --max_gb 10."
-        )
-    if settings.action == "ls":
-        lines = [["teacher", "source", "texts", "dim", "MB", "last used"]]
-        for teacher in store.stored():
-            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(teacher.used))
-            size = f"{teacher.bytes / 1e6:,.1f}"
-            lines.append([teacher.fingerprint[:12], teacher.source, f"{teacher.texts:,}", f"{teacher.dim}", size, used])
-        print(columns(lines))
-    elif settings.action == "verify":
-        damaged = store.verify()
-        for file in damaged:
-            print(f"damaged: {file}; delete it, and its embeddings will be computed again")
-        print(f"{store.root}: {len(damaged)} damaged")
-        return 1 if damaged else 0
-    else:
-        print(f"{store.root}: deleted {store.prune(round(1e9 * settings.max_gb)) / 1e6:,.1f} MB")
-    return 0
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "fit": fit,
-    "describe": describe,
-    "doctor": doctor,
-    "experiment": experiment,
-    "analyse": analyse,
-    "report": report,
-    "predict": predict,
-    "index": index,
-    "export": export,
-    "cache": cache,
-    "bench": bench,
-}
-
-
-def _parser(command: str, description: str) -> Any:
-    from latticegnn.training.errors import OneLineParser
-
-    return OneLineParser(prog=f"latticegnn {command}", description=description)
-
-
-def _lattice_parser(command: str, description: str) -> Any:
-    from latticegnn.lattice import LatticeSpec, Ports
-
-    parser = _parser(command, description)
-    parser.add_class_arguments(LatticeSpec, "spec")
-    parser.add_class_arguments(Ports, "inputs", default=Ports(face="z-"))
-    parser.add_class_arguments(Ports, "outputs", default=Ports(face="z+"))
-    return parser
-
-
-def _parse(parser: Any, arguments: list[str]) -> Any:
-    return parser.instantiate(parser.parse_args(arguments))

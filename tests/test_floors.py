@@ -30,7 +30,7 @@ FLOORS = [
     ["analysis", "training", "inference", "benchmarks"],
     ["report"],
     ["__init__"],
-    ["cli", "testing", "compressor"],
+    ["service", "commands", "cli", "testing", "compressor"],
     ["__main__"],
 ]
 #: Data knows nothing of lattices, and the model nothing of where its embeddings come from.

@@ -207,7 +207,7 @@ def test_an_interrupted_run_says_so(call, monkeypatch) -> None:
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "fit", interrupt)
+    monkeypatch.setattr("latticegnn.commands.runs.fit", interrupt)
     status, _, err = call("fit")
     assert status == 130
     assert err == ["latticegnn: interrupted; what was saved stays in the run folder."]

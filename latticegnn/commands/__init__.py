@@ -1,0 +1,1 @@
+"""What the command line does, a function a command; each imports what it needs when it is called."""
