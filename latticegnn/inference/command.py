@@ -124,6 +124,7 @@ def _add_model_arguments(parser: Any) -> None:
     add("--input", type=Path | None, default=None, help=".txt, .jsonl, or vectors; standard input where left out.")
     add("--format", type=InputFormat, default="auto", help="Of the input; auto goes by the suffix.")
     add("--field", type=str | None, default=None, help="JSONL: field of the text. Vectors: which array.")
+    add("--encoding", type=str, default="utf-8", help="Of text and JSONL.")
     add("--teacher", type=str | None, default=None, help="Source of the teacher, in place of the model's own.")
     add("--device", type=str, default="cpu", help="A torch device.")
     add("--trust_code", action="store_true", help="Run code that comes with the model or its teacher.")
@@ -137,9 +138,9 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
     if text is not None:
         opened = partial(Inputs, BytesIO(json.dumps({"text": text}).encode()), "jsonl", name="--text")
     elif settings.input is not None:
-        opened = partial(Inputs, settings.input, settings.format, settings.field)
+        opened = partial(Inputs, settings.input, settings.format, settings.field, settings.encoding)
     else:
-        opened = partial(Inputs, sys.stdin.buffer, settings.format, settings.field)
+        opened = partial(Inputs, sys.stdin.buffer, settings.format, settings.field, settings.encoding)
         if sys.stdin.isatty():
             print("latticegnn: reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
     found = opened()
@@ -164,7 +165,12 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
 
 def _identity(predictor: Predictor, wanted: Wanted, settings: Any) -> Identity:
     found: dict[str, Any] = {"model": predictor.fingerprint, "output": wanted.output}
-    found |= {"format": settings.format, "field": settings.field, "teacher": settings.teacher}
+    found |= {
+        "format": settings.format,
+        "field": settings.field,
+        "encoding": settings.encoding,
+        "teacher": settings.teacher,
+    }
     if wanted.output == "text":
         found["generation"] = asdict(wanted.generation or Generation())
     if wanted.output == "answers":
