@@ -58,7 +58,7 @@ class Gated:
 
     def predict(self, inputs, output="embedding", k=5):
         self.begun.set()
-        assert self.gate.wait(20)
+        assert self.gate.wait(8)
         self.calls.append((len(inputs), output, threading.current_thread().name))
         if self.fault is not None and (inputs[:, 0] == 666).any():
             raise self.fault

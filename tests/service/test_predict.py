@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import latticegnn as lg
+from latticegnn.data import Tokenizer
+from latticegnn.nn import build_decoder
+from latticegnn.predictor import Predictor
 from latticegnn.service.limits import Limits
 from latticegnn.service.questions import Refusal, read_question
+from latticegnn.text_model import TextModel
 
 DIM = 12
 VECTORS = np.random.default_rng(0).normal(size=(40, DIM)).astype(np.float32)
@@ -25,6 +30,24 @@ def test_rows_are_the_predictors(ask, predictor) -> None:
     assert [len(row["answers"]) for row in found["rows"]] == [2, 2]
     status, found = ask({"texts": ["east"], "output": "answers"}, content_type='application/json; charset="UTF-8"')
     assert (status, found["rows"][0]["answers"][0]["index"]) == (200, 1)
+
+
+def test_a_model_with_a_decoder_writes_texts(tmp_path, serving, client, at_once) -> None:
+    words = ["the cat sat on the mat", "a dog and a small bird"]
+    tokenizer = Tokenizer.train(words, "whitespace", 40)
+    spec = lg.LatticeSpec(shape=(3, 3, 4), radii=(0.5, 1.0, 1.5))
+    known = {"vocab_size": tokenizer.vocab_size, "pad_id": tokenizer.pad_id}
+    lattice = lg.LatticeModel(spec, embedding_dim=6, channels=3, hidden=4, steps=4, tokens=known)
+    decoder = build_decoder({"kind": "linear", "width": 6, "length": 5, "eos_id": tokenizer.eos_id} | known)
+    TextModel(lattice, decoder, tokenizer, "embedding").save_pretrained(tmp_path)
+    model = Predictor(tmp_path)
+    with serving(model, wait_ms=200) as port:
+        assert client(port)(None, "/", "GET")[1]["outputs"] == ["embedding", "text"]
+        asked = [{"texts": [text], "output": "text"} for text in words]
+        (one, first), (two, second) = at_once(*(partial(client(port), question) for question in asked))
+        assert (one, two, first["rows"] + second["rows"]) == (200, 200, model.predict(words, output="text"))
+        status, answer = client(port)({"embeddings": [[1.0] * 6]})
+        assert (status, "takes token ids" in answer["error"]) == (422, True)
 
 
 def test_a_row_does_not_depend_on_what_shares_its_forward(gated, serving, client, at_once) -> None:
