@@ -67,7 +67,7 @@ def format_differences(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if "difference" not in row:
             continue
-        metric = main_metric(row)
+        metric = row.get("metric") or main_metric(row)
         sign = MAIN[metric]
         spans = {
             kind: (row.get(f"difference_{kind}_low"), row.get(f"difference_{kind}_high")) for kind in ("seeds", "rows")

@@ -234,29 +234,31 @@ def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, 
     first = {seed: result for (name, seed), result in results.items() if name == names[0]}
     for name in names:
         own = {seed: result for (variant, seed), result in results.items() if variant == name}
-        main = main_metric(next(iter(own.values()))["table"][0])
+        lattices = [result["table"][0] for result in (*own.values(), *first.values())]
+        main = main_metric(*lattices)
         # A run's table starts with the lattice; the baselines it was asked for follow.
         for models in zip(*(result["table"] for result in own.values()), strict=True):
             row = _row(name, list(models))
             if "lattice_minus" in models[0]:
-                row |= _difference([model["lattice_minus"] for model in models], "lattice")
+                gaps = [model["lattice_minus"] for model in models]
+                row |= _difference(gaps, "lattice", main_metric(*(result["table"][0] for result in own.values())))
                 for end in ("low", "high"):
                     row[f"difference_rows_{end}"] = statistics.fmean(m[f"lattice_minus_{end}"] for m in models)
-            elif models[0]["model"] == "lattice" and name != names[0] and _same_data(own, first):
+            elif models[0]["model"] == "lattice" and name != names[0] and main and _same_data(own, first):
                 gaps = [result["table"][0][main] - first[seed]["table"][0][main] for seed, result in own.items()]
-                row |= _difference(gaps, names[0])
+                row |= _difference(gaps, names[0], main)
             rows.append(row)
     return rows
 
 
-def main_metric(row: Mapping[str, Any]) -> str:
-    """Name the figure that decides: token accuracy where text was decoded, else MRR@10 for pairs, else FVU."""
-    return next(metric for metric in ("token_accuracy", "mrr@10", "fvu") if metric in row)
+def main_metric(*rows: Mapping[str, Any]) -> str | None:
+    """Name the figure that decides, of those that all rows have: token accuracy, else MRR@10, else FVU."""
+    return next((name for name in ("token_accuracy", "mrr@10", "fvu") if all(name in row for row in rows)), None)
 
 
-def _difference(gaps: list[float], to: str) -> dict[str, Any]:
+def _difference(gaps: list[float], to: str, metric: str | None) -> dict[str, Any]:
     mean = statistics.fmean(gaps)
-    found: dict[str, Any] = {"difference": mean, "compared": to}
+    found: dict[str, Any] = {"difference": mean, "compared": to, "metric": metric}
     if len(gaps) > 1:
         reach = float(stdtrit(len(gaps) - 1, 0.975)) * statistics.stdev(gaps) / len(gaps) ** 0.5
         found |= {"difference_seeds_low": mean - reach, "difference_seeds_high": mean + reach}

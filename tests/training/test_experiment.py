@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from latticegnn.report.tables import format_differences
 from latticegnn.training import experiment
 from latticegnn.training.callbacks import Progress
 from latticegnn.training.experiment import gather, load_experiment, run_experiment
@@ -244,3 +245,23 @@ def test_a_file_that_is_no_mapping_is_named(content, received, tmp_path, refuses
     file.write_bytes(content)
     with refuses("a configuration is a YAML file of keys and values", f"{file} ", received):
         load_experiment(file)
+
+
+def test_a_variant_with_tokens_is_compared_by_what_both_have() -> None:
+    plain = result(0.5, 0.7, (-0.2, -0.3, -0.1))
+    spoken, silent = json.loads(json.dumps([plain, plain]))
+    spoken["table"][0] |= {"fvu": 0.4, "token_accuracy": 0.6}
+    gap = {"lattice_minus": 0.1, "lattice_minus_low": 0.0, "lattice_minus_high": 0.2}
+    spoken["table"] = [spoken["table"][0], {"model": "majority", "parameters": 3, "token_accuracy": 0.5, **gap}]
+    silent["table"] = [{"model": "lattice", "parameters": 9, "token_accuracy": 0.7}, {"model": "mean", "parameters": 1}]
+    rows = gather({("plain", 0): plain, ("spoken", 0): spoken, ("silent", 0): silent})
+    by_name = {(row["variant"], row["model"]): row for row in rows}
+    found = by_name["spoken", "lattice"]
+    assert (found["metric"], found["difference"]) == ("fvu", pytest.approx(-0.1))
+    found = by_name["spoken", "majority"]
+    assert (found["metric"], found["compared"], found["difference"]) == ("token_accuracy", "lattice", 0.1)
+    assert "difference" not in by_name["silent", "lattice"], "nothing that both have"
+    assert "difference" not in by_name["silent", "mean"]
+    told = format_differences(rows).splitlines()
+    assert told[1].startswith("spoken − plain: fvu -0.1000")
+    assert told[2].startswith("spoken: lattice − majority: token_accuracy +0.1000")
