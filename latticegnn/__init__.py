@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from latticegnn.answers import AnswerIndex as AnswerIndex
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
+    from latticegnn.exporting import export_model as export_model
     from latticegnn.lattice import LatticeSpec as LatticeSpec
     from latticegnn.lattice import LightConeError as LightConeError
     from latticegnn.lattice import Ports as Ports
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "latticegnn.answers": ("AnswerIndex",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
+    "latticegnn.exporting": ("export_model",),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
         "steps_needed", "to_networkx", "write_graphml",
