@@ -7,20 +7,20 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from latticegnn.answers import TEXTS_FILE, AnswerIndex, answers_of
 from latticegnn.data.datamodule import EmbeddingData
-from latticegnn.data.lines import LONGEST_LINE
-from latticegnn.data.rows import check_matrix
 from latticegnn.data.sources import sha256_of
 from latticegnn.data.teacher_card import read_teacher, rebuild_teacher, write_teacher
-from latticegnn.data.vectors import REASONS, first_faults
 from latticegnn.model import LatticeModel
+from latticegnn.nn import Generation
 from latticegnn.pretrained import CONFIG_FILE
+from latticegnn.screening import BATCH, Ready, TokenRower, ready_texts, ready_vectors
+from latticegnn.text_model import DECODER_FOLDER, TextModel
 
 if TYPE_CHECKING:
     from latticegnn.data.cache import Encoder
@@ -28,27 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("latticegnn")
 
 Output = Literal["embedding", "text", "answers"]
-BATCH = 64
-"""Rows that are computed together, however many are asked for."""
-
 ANSWERS_FOLDER = "answers"
-
-
-class Embedded(NamedTuple):
-    """What `Predictor.embed` gives.
-
-    Args:
-        vectors: Of all rows, those of bad ones zero.
-        bad: What is wrong with each row that cannot be used, by its number.
-        truncated: How many texts were longer than the teacher reads, and were cut.
-
-    Shapes:
-        vectors [n, D], float32.
-    """
-
-    vectors: np.ndarray
-    bad: dict[int, str]
-    truncated: int
+_GREEDY = Generation()
 
 
 class Predictor:
@@ -59,10 +40,12 @@ class Predictor:
         \to \hat e, \text{ the text decoded from it, or the } k \text{ nearest answers}
 
     In evaluation mode and without gradients; a row's result does not depend on what else is asked for, to rounding
-    (1e-6 in an embedding), nor on earlier calls.
+    (1e-6 in an embedding), nor on earlier calls. A lattice that takes token ids reads texts by its own tokenizer, and
+    no vectors.
 
     Args:
-        folder: A run's folder, or a saved model's: ``model`` in a run, what `LatticeModel.save_pretrained` wrote.
+        folder: A run's folder, or a saved model's: ``model`` in a run, what `LatticeModel.save_pretrained` or
+            `TextModel.save_pretrained` wrote.
         teacher: Embeds texts, in place of the one that ``teacher.json`` in the model's folder names; that one is built,
             and checked to be what the model was trained with, when the first text comes.
         device: A torch device for the lattice and the teacher that is built.
@@ -85,11 +68,21 @@ class Predictor:
         self, folder: str | Path, teacher: Encoder | None = None, device: str = "cpu", trust_code: bool = False
     ) -> None:
         self.folder = model_folder(Path(folder))
-        self.model = LatticeModel.from_pretrained(self.folder, trust_code).to(device)
+        self.has_decoder = (self.folder / DECODER_FOLDER).is_dir()
+        self._text = TextModel.from_pretrained(self.folder, trust_code).to(device) if self.has_decoder else None
+        self.model = (
+            LatticeModel.from_pretrained(self.folder, trust_code).to(device)
+            if self._text is None
+            else self._text.lattice
+        )
         self.dim = self.model.embedding_dim
-        self.has_decoder = False
-        self._device, self._trust_code = device, trust_code
+        if self.model.tokens is not None and self._text is None:
+            raise ValueError(
+                f"A lattice that takes token ids needs its tokenizer; {self.folder} holds the lattice alone. Save the "
+                "TextModel that it belongs to."
+            )
         self._card = read_teacher(self.folder)
+        self._device, self._trust_code = device, trust_code
         if teacher is not None:
             self.model.attach_teacher(teacher)
             if self._card is not None and teacher.fingerprint != self._card.fingerprint:
@@ -110,24 +103,15 @@ class Predictor:
             self.model.attach_teacher(rebuild_teacher(self.folder, self._device, self._trust_code))
         return self.model.teacher
 
-    def answer_from(self, index: AnswerIndex) -> None:
-        """Choose answers from an index, in place of the model's own.
-
-        Raises:
-            ValueError: When its vectors are of another dimension, or of another teacher than the model's.
-        """
-        known = self._card.fingerprint if self._card is not None else index.fingerprint
-        if index.dim != self.dim or index.fingerprint not in ("", known):
-            raise ValueError(
-                f"Answers must be vectors of the model's teacher, {known[:12]}… of dimension {self.dim}; these are of "
-                f"{index.fingerprint[:12]}… of {index.dim}. Index them again with this model."
-            )
-        self.index = index
+    @property
+    def takes_vectors(self) -> bool:
+        """Whether vectors may be put in: not into a lattice that takes token ids."""
+        return self.model.tokens is None
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """sha256 over the files of the saved model, the answers and the model card apart; hexadecimal digits."""
-        files = sorted(self.folder.glob("*.json")) + sorted(self.folder.rglob("*.safetensors"))
+        files = sorted(file for end in ("json", "safetensors") for file in self.folder.rglob(f"*.{end}"))
         own = [file for file in files if ANSWERS_FOLDER not in file.relative_to(self.folder).parts]
         parts = [f"{file.relative_to(self.folder)} {sha256_of(file)}" for file in own]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -137,7 +121,7 @@ class Predictor:
         inputs: Sequence[str] | np.ndarray,
         output: Output = "embedding",
         k: int = 5,
-        generation: Any = None,
+        generation: Generation | None = None,
     ) -> list[dict[str, Any]]:
         """Predict for each input, in their order.
 
@@ -147,7 +131,7 @@ class Predictor:
                 "score": cosine, "index": place in the index}, …]}``, the nearest first; of a run on pairs, each with
                 ``"title"``, the input that it is the answer to. ``"text"``: ``{"text": …}``.
             k: Answers to each input, at least 1.
-            generation: How texts are generated; None for greedily.
+            generation: How texts are generated; None for greedily. Drawn texts hang on its seed and on the input alone.
 
         Returns:
             JSON-ready rows.
@@ -159,14 +143,45 @@ class Predictor:
             FileNotFoundError: When the teacher's files are missing.
             ValueError: When an input cannot be used (the first such row is named), or the model cannot give the output.
         """
+        ready = self.ready(inputs)
+        if ready.bad:
+            raise ValueError(f"Row {min(ready.bad)}: {ready.bad[min(ready.bad)]}")
+        return self.predict_ready(ready.rows, output, k, generation)
+
+    def ready(self, inputs: Sequence[str] | np.ndarray) -> Ready:
+        """Turn inputs into what the lattice takes, by the teacher or a tokenizer, and find those that cannot be used.
+
+        Raises:
+            FileNotFoundError: When the teacher's files are missing.
+            ValueError: When the inputs cannot be used as a whole.
+        """
+        if not isinstance(inputs, np.ndarray):
+            if self._text is not None and self.model.tokens is not None:
+                rower = TokenRower(self._text.tokenizer, self._text.decoder.settings["length"])
+                return ready_texts(inputs, rower, np.int64)
+            return ready_texts(inputs, self.teacher)
+        if not self.takes_vectors:
+            raise ValueError(
+                f"Vectors are for a lattice that takes embeddings; that in {self.folder} takes token ids. Give texts."
+            )
+        return ready_vectors(inputs, self.dim)
+
+    def predict_ready(
+        self, rows: np.ndarray, output: Output = "embedding", k: int = 5, generation: Generation | None = None
+    ) -> list[dict[str, Any]]:
+        """Do what `predict` does for rows that `ready` gave and found nothing wrong with."""
         self.check(output, k)
-        vectors, bad, _ = self.embed(inputs)
-        if bad:
-            raise ValueError(f"Row {min(bad)}: {bad[min(bad)]}")
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(vectors), BATCH):
-            rows += self._rows(vectors[start : start + BATCH], output, k)
-        return rows
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(rows), BATCH):
+            batch = rows[start : start + BATCH]
+            if output == "text":
+                found += [{"text": text} for text in self._texts(batch, generation or _GREEDY)]
+            elif output == "answers":
+                assert self.index is not None
+                found += [{"answers": answers} for answers in self.index.rows(self.carry(batch), k)]
+            else:
+                found += [{"embedding": row} for row in self.carry(batch).tolist()]
+        return found
 
     def check(self, output: str, k: int = 5) -> None:
         """Refuse an output that this model cannot give.
@@ -189,42 +204,28 @@ class Predictor:
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k counts answers, a whole number of at least 1; got {k!r}. 5 is the default.")
 
-    def embed(self, inputs: Sequence[str] | np.ndarray) -> Embedded:
-        """Embed texts by the teacher, or take vectors as they are, and find the rows that cannot be used.
-
-        Args:
-            inputs: As for `predict`.
+    def answer_from(self, index: AnswerIndex) -> None:
+        """Choose answers from an index, in place of the model's own.
 
         Raises:
-            FileNotFoundError: When the teacher's files are missing.
-            ValueError: When the inputs are neither, as a whole.
+            ValueError: When its vectors are of another dimension, or of another teacher than the model's.
         """
-        bad: dict[int, str] = {}
-        cut = 0
-        if isinstance(inputs, np.ndarray):
-            vectors = self._taken(inputs)
-        elif isinstance(inputs, str):
-            raise ValueError(f"Inputs must be a list of texts; got the single text {inputs[:60]!r}. Write [text].")
-        else:
-            bad = {row: fault for row, text in enumerate(inputs) if (fault := _text_fault(text)) is not None}
-            vectors = np.zeros((len(inputs), self.dim), dtype=np.float32)
-            sound = [row for row in range(len(inputs)) if row not in bad]
-            for start in range(0, len(sound), BATCH):
-                cut += _embed_rows(self.teacher, vectors, inputs, sound[start : start + BATCH], bad)
-        for row, fault in enumerate(first_faults(vectors, vectors).tolist()):
-            if fault >= 0 and row not in bad:
-                bad[row] = f"A vector must be finite and not zero; got {REASONS[fault]}. Leave it out."
-        vectors[list(bad)] = 0
-        return Embedded(vectors, bad, cut)
+        known = self._card.fingerprint if self._card is not None else index.fingerprint
+        if index.dim != self.dim or index.fingerprint not in ("", known):
+            raise ValueError(
+                f"Answers must be vectors of the model's teacher, {known[:12]}… of dimension {self.dim}; these are of "
+                f"{index.fingerprint[:12]}… of {index.dim}. Index them again with this model."
+            )
+        self.index = index
 
     @torch.inference_mode()
-    def carry(self, vectors: np.ndarray) -> np.ndarray:
-        """Carry the teacher's vectors through the lattice: [n, D] → [n, D], float32.
+    def carry(self, rows: np.ndarray) -> np.ndarray:
+        """Carry ready rows through the lattice, a batch at a time: n rows → [n, D], float32.
 
         Raises:
             ValueError: When an answer is not finite; the row is named.
         """
-        batches = torch.from_numpy(vectors).split(BATCH) if len(vectors) else ()
+        batches = torch.from_numpy(rows).split(BATCH) if len(rows) else ()
         carried = [self.model(batch.to(self._device)).embedding.cpu().numpy() for batch in batches]
         answers = np.concatenate([np.empty((0, self.dim), dtype=np.float32), *carried])
         finite = np.isfinite(answers).all(axis=1)
@@ -235,22 +236,10 @@ class Predictor:
             )
         return answers
 
-    def _rows(self, vectors: np.ndarray, output: Output, k: int) -> list[dict[str, Any]]:
-        carried = self.carry(vectors)
-        if output == "answers":
-            assert self.index is not None
-            return [{"answers": found} for found in self.index.rows(carried, k)]
-        return [{"embedding": row} for row in carried.tolist()]
-
-    def _taken(self, vectors: np.ndarray) -> np.ndarray:
-        check_matrix("the array given", vectors.shape, vectors.dtype, np.issubdtype(vectors.dtype, np.floating))
-        if vectors.shape[1] != self.dim:
-            raise ValueError(
-                f"Vectors must have the model's dimension, {self.dim}; got {vectors.shape[1]}. Embed with the teacher "
-                "that the model was trained with."
-            )
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused as infinite
-            return vectors.astype(np.float32)
+    def _texts(self, rows: np.ndarray, generation: Generation) -> list[str]:
+        assert self._text is not None
+        seeds = torch.zeros(len(rows), dtype=torch.long)  # by its place, a row would hang on what shares its batch
+        return self._text.generate(torch.from_numpy(rows).to(self._device), generation, seeds)
 
 
 def model_folder(folder: Path) -> Path:
@@ -280,36 +269,3 @@ def save_companions(folder: Path, data: EmbeddingData) -> None:
     answers = answers_of(data.splits, data.encoder.fingerprint if data.encoder else "") if data.pairs else None
     if answers is not None:
         answers.save(folder / ANSWERS_FOLDER)
-
-
-def _embed_rows(
-    teacher: Encoder, vectors: np.ndarray, texts: Sequence[str], rows: list[int], bad: dict[int, str]
-) -> int:
-    """Embed some of the texts; where the teacher refuses them together, alone, to learn which it refuses.
-
-    Returns:
-        How many were cut.
-    """
-    try:
-        vectors[rows] = teacher.encode([texts[row] for row in rows], batch_size=BATCH)
-    except ValueError as error:
-        if len(rows) == 1:
-            bad[rows[0]] = str(error)
-            return 0
-        return sum(_embed_rows(teacher, vectors, texts, [row], bad) for row in rows)
-    return getattr(teacher, "truncated", 0)
-
-
-def _text_fault(text: object) -> str | None:
-    """Say what is wrong with a text; None for nothing."""
-    if not isinstance(text, str):
-        return f"A text must be a string; got {text!r:.60} of type {type(text).__name__}. Convert it."
-    if not text.strip():
-        return "A text must have words; got an empty one. Leave it out."
-    if len(text) > LONGEST_LINE:
-        return f"A text must have at most {LONGEST_LINE:,} characters; got {len(text):,}. Cut it."
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return f"A text must be Unicode without lone surrogates; got {text[:60]!r}. Decode it again."
-    return None

@@ -24,6 +24,7 @@ FLOORS = [
         "text_model",
         "correction",
         "answers",
+        "screening",
         "predictor",
     ],
     ["analysis", "training", "inference", "benchmarks"],

@@ -17,7 +17,7 @@ import torch
 from latticegnn.benchmarks.results import Claim, Result, Row, Table
 from latticegnn.lattice.spec import did_you_mean
 
-NAMES = ("aggregation", "step", "gradients", "peer", "scaling", "trainer", "data")
+NAMES = ("aggregation", "step", "gradients", "peer", "scaling", "trainer", "data", "predict")
 QUICK = ("aggregation", "step", "gradients", "scaling", "trainer")  # a peer's compilation alone takes half a minute
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +20,9 @@ from latticegnn.inference.inputs import InputFormat, Inputs
 from latticegnn.inference.outputs import open_output
 from latticegnn.inference.progress import Identity
 from latticegnn.inference.stream import OnError, Summary, Wanted, stream
+from latticegnn.nn import Generation
 from latticegnn.predictor import Output, Predictor
+from latticegnn.screening import ready_texts
 
 REPORTED = 20
 """Bad lines that are told one by one."""
@@ -34,12 +37,18 @@ def add_predict_arguments(parser: Any) -> None:
     add = parser.add_argument
     add("--text", type=str, default=None, help="One text, in place of --input.")
     add("--output", type=str, default="-", help="FILE.jsonl; for embeddings also .npy or .safetensors; - for stdout.")
-    add("--as", type=Output | None, default=None, help="What to predict; by default answers, where the model has any.")
+    add(
+        "--as",
+        type=Output | None,
+        default=None,
+        help="By default text of a model with a decoder, else answers where it has any.",
+    )
     add("--k", type=int, default=5, help="Answers to each input.")
     add("--answers", type=Path | None, default=None, help="Index to answer from, in place of the model's own.")
     add("--backend", type=Backend, default="exact", help="What searches the answers.")
     add("--batch_size", type=int, default=64, help="Inputs that are read, predicted and written together.")
     add("--on_error", type=OnError, default="stop", help="At an input that cannot be used.")
+    parser.add_class_arguments(Generation, "generation")
     add("--resume", action="store_true", help="Go on with an output that was broken off.")
 
 
@@ -60,7 +69,8 @@ def predict(settings: Any) -> int:
         predictor.answer_from(AnswerIndex.load(settings.answers))
     if predictor.index is not None:
         predictor.answer_from(predictor.index.searched_by(settings.backend))
-    wanted = Wanted(settings["as"] or ("embedding" if predictor.index is None else "answers"), settings.k)
+    most: Output = "text" if predictor.has_decoder else "embedding" if predictor.index is None else "answers"
+    wanted = Wanted(settings["as"] or most, settings.k, settings.generation)
     predictor.check(wanted.output, wanted.k)
     target: Path | IO[bytes] = sys.stdout.buffer if settings.output == "-" else Path(settings.output)
     output = open_output(target, _identity(predictor, wanted, settings), predictor.dim, settings.resume)
@@ -98,9 +108,9 @@ def index(settings: Any) -> int:
         if not isinstance(item.value, str):
             raise ValueError(f"answers must be texts; line {item.line} is none: {item.fault or 'it is a vector'}")
         texts.append(item.value)
-    vectors, bad, cut = predictor.embed(texts)
+    vectors, bad, cut = ready_texts(texts, predictor.teacher)
     if bad:
-        raise ValueError(f"{settings.input}, line {min(bad) + 1}: {bad[min(bad)]}")
+        raise ValueError(f"answers must be texts; line {min(bad) + 1} is none: {bad[min(bad)]}")
     AnswerIndex(texts, vectors, fingerprint=predictor.teacher.fingerprint).save(settings.output)
     if cut:
         print(f"latticegnn: {cut:,} answers were longer than the teacher reads, and were cut", file=sys.stderr)
@@ -114,6 +124,7 @@ def _add_model_arguments(parser: Any) -> None:
     add("--input", type=Path | None, default=None, help=".txt, .jsonl, or vectors; standard input where left out.")
     add("--format", type=InputFormat, default="auto", help="Of the input; auto goes by the suffix.")
     add("--field", type=str | None, default=None, help="JSONL: field of the text. Vectors: which array.")
+    add("--encoding", type=str, default="utf-8", help="Of text and JSONL.")
     add("--teacher", type=str | None, default=None, help="Source of the teacher, in place of the model's own.")
     add("--device", type=str, default="cpu", help="A torch device.")
     add("--trust_code", action="store_true", help="Run code that comes with the model or its teacher.")
@@ -127,16 +138,21 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
     if text is not None:
         opened = partial(Inputs, BytesIO(json.dumps({"text": text}).encode()), "jsonl", name="--text")
     elif settings.input is not None:
-        opened = partial(Inputs, settings.input, settings.format, settings.field)
+        opened = partial(Inputs, settings.input, settings.format, settings.field, settings.encoding)
     else:
-        opened = partial(Inputs, sys.stdin.buffer, settings.format, settings.field)
+        opened = partial(Inputs, sys.stdin.buffer, settings.format, settings.field, settings.encoding)
         if sys.stdin.isatty():
             print("latticegnn: reading lines from the terminal; Ctrl-D ends them", file=sys.stderr)
     found = opened()
     teacher = None if settings.teacher is None else build_teacher(settings.teacher)
     predictor = Predictor(settings.model, teacher, settings.device, settings.trust_code)
     if found.dim is None:
-        _ = predictor.teacher
+        if predictor.takes_vectors:
+            _ = predictor.teacher
+    elif not predictor.takes_vectors:
+        raise ValueError(
+            f"vectors are for a lattice that takes embeddings; {predictor.folder} takes token ids; give texts."
+        )
     elif found.dim != predictor.dim:
         raise ValueError(
             f"vectors must have the model's dimension, {predictor.dim}; {found.name} has {found.dim}; embed with the "
@@ -149,7 +165,14 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
 
 def _identity(predictor: Predictor, wanted: Wanted, settings: Any) -> Identity:
     found: dict[str, Any] = {"model": predictor.fingerprint, "output": wanted.output}
-    found |= {"format": settings.format, "field": settings.field, "teacher": settings.teacher}
+    found |= {
+        "format": settings.format,
+        "field": settings.field,
+        "encoding": settings.encoding,
+        "teacher": settings.teacher,
+    }
+    if wanted.output == "text":
+        found["generation"] = asdict(wanted.generation or Generation())
     if wanted.output == "answers":
         assert predictor.index is not None
         found |= {"k": wanted.k, "answers": predictor.index.digest()}

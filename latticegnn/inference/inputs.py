@@ -11,7 +11,7 @@ from typing import IO, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from latticegnn.data.lines import decoded, open_binary, raw_lines
+from latticegnn.data.lines import check_encoding, decoded, open_binary, raw_lines
 from latticegnn.data.records import json_records, record_rows
 from latticegnn.data.texts import SUFFIXES
 from latticegnn.data.vectors import FORMATS, open_vectors
@@ -50,6 +50,7 @@ class Inputs(Iterator[Item]):
             "auto" goes by the suffix; of a stream it is "text".
         field: JSONL: the field of the text, "text" or else "input" unless named. Vectors: which array, where there are
             several.
+        encoding: Of text and JSONL, see `check_encoding`.
         name: What errors call a stream.
 
     Attributes:
@@ -57,8 +58,8 @@ class Inputs(Iterator[Item]):
 
     Raises:
         FileNotFoundError: When there is no such file.
-        ValueError: For a suffix or format that is unknown, or a file that cannot be read; from the iterator, when a
-            gzip file is damaged.
+        ValueError: For a suffix, format or encoding that is unknown, or a file that cannot be read; from the iterator,
+            when a gzip file is damaged.
     """
 
     def __init__(
@@ -66,8 +67,11 @@ class Inputs(Iterator[Item]):
         file: Path | IO[bytes],
         format: InputFormat = "auto",
         field: str | None = None,
+        encoding: str = "utf-8",
         name: str = "standard input",
     ) -> None:
+        check_encoding(encoding)
+        self._encoding = encoding
         self.name = str(file) if isinstance(file, Path) else name
         self._field, self._hash = field, hashlib.sha256()
         self.dim: int | None = None
@@ -108,7 +112,7 @@ class Inputs(Iterator[Item]):
                 self._hash.update(raw.removesuffix(b"\n") + b"\n")  # the last line may get its end later
                 place = f"{self.name}, line {number}"
                 try:
-                    line = decoded(raw, "utf-8", place)
+                    line = decoded(raw, self._encoding, place)
                     yield Item(number, line.strip() if self.format == "text" else self._text(line, number))
                 except ValueError as error:
                     yield Item(number, None, str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -45,13 +46,18 @@ class Output(Protocol):
 
 
 class Pipe:
-    """JSON lines to a stream, flushed after every batch."""
+    """JSON lines to a stream, flushed after every batch.
+
+    Args:
+        stream: Where to.
+        own: Close the stream at the end.
+    """
 
     before: Progress | None = None
     lines = 0
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[bytes], own: bool) -> None:
+        self._stream, self._own = stream, own
 
     def write(self, rows: Rows) -> None:
         """Write a line a row."""
@@ -65,7 +71,10 @@ class Pipe:
         """Nothing is kept."""
 
     def close(self) -> None:
-        """The stream is its owner's."""
+        """Close the stream, where it is this one's to close."""
+        if self._own:
+            with contextlib.suppress(BrokenPipeError):  # a write has said so
+                self._stream.close()
 
 
 class LinesFile:
@@ -163,7 +172,7 @@ def open_output(path: Path | IO[bytes], identity: Identity, dim: int, resume: bo
     if not isinstance(path, Path) or (path.exists() and not path.is_file()):
         if resume:
             raise ValueError(f"to go on needs a file; got the output {path}; leave --resume out.")
-        return Pipe(path.open("wb") if isinstance(path, Path) else path)
+        return Pipe(path.open("wb"), own=True) if isinstance(path, Path) else Pipe(path, own=False)
     if path.suffix in MATRICES and identity["output"] == "embedding":
         return MatrixFile(path, Ledger(path, identity, resume), dim)
     if path.suffix not in LINES:

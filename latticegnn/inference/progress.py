@@ -61,11 +61,13 @@ class Ledger:
         if self.before is not None:
             self._check(output, self.before)
             self._progress = self.before
-        elif resume and output.exists():
+            return
+        if resume and output.exists():
             raise ValueError(
                 f"to go on needs an output of `latticegnn predict` and the file it keeps beside it; {output} has no "
                 f"{self._file.name}; write to another file, or leave --resume out."
             )
+        self._keep(self._progress)
 
     def commit(self, lines: int, digest: str) -> None:
         """Say that so many inputs, of this digest, are done: their rows must be in the output before."""

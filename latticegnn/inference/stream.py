@@ -11,6 +11,7 @@ import numpy as np
 
 from latticegnn.inference.inputs import Inputs, Item
 from latticegnn.inference.outputs import Output
+from latticegnn.nn import Generation
 from latticegnn.predictor import Output as Kind
 from latticegnn.predictor import Predictor
 
@@ -46,7 +47,7 @@ class Wanted:
 
     output: Kind = "embedding"
     k: int = 5
-    generation: Any = None
+    generation: Generation | None = None
 
 
 def stream(
@@ -89,11 +90,11 @@ def stream(
     summary.lines = summary.before = output.lines
     while batch := list(itertools.islice(inputs, batch_size)):
         values: Any = [item.value for item in batch if item.value is not None]
-        embedded = predictor.embed(values if inputs.dim is None else np.stack(values))
-        faults = _faults(batch, embedded.bad)
+        ready = predictor.ready(values if inputs.dim is None else np.stack(values))
+        faults = _faults(batch, ready.bad)
         stop = min(faults, default=None) if on_error == "stop" else None
-        vectors = np.delete(embedded.vectors, list(embedded.bad), axis=0)
-        found = iter(predictor.predict(vectors, wanted.output, wanted.k, wanted.generation))
+        sound = np.delete(ready.rows, list(ready.bad), axis=0)
+        found = iter(predictor.predict_ready(sound, wanted.output, wanted.k, wanted.generation))
         rows = [(item.line, {"error": faults[item.line]} if item.line in faults else next(found)) for item in batch]
         output.write([row for row in rows if stop is None or row[0] < stop])
         if stop is not None:  # what was read is more than what is done: the batch is not committed
@@ -102,7 +103,7 @@ def stream(
             summary.bad += 1
             report(line, fault)
         summary.lines += len(batch)
-        summary.truncated += embedded.truncated
+        summary.truncated += ready.truncated
         output.commit(summary.lines, inputs.digest())
     output.complete()
     return summary
