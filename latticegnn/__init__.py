@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from latticegnn.correction import Correction as Correction
     from latticegnn.data import EmbeddingData as EmbeddingData
     from latticegnn.data import Teacher as Teacher
+    from latticegnn.exporting import export_model as export_model
     from latticegnn.lattice import LatticeSpec as LatticeSpec
     from latticegnn.lattice import LightConeError as LightConeError
     from latticegnn.lattice import Ports as Ports
@@ -39,6 +40,7 @@ _HOMES = {
     "latticegnn.answers": ("AnswerIndex",),
     "latticegnn.correction": ("Correction",),
     "latticegnn.data": ("EmbeddingData", "Teacher"),
+    "latticegnn.exporting": ("export_model",),
     "latticegnn.lattice": (
         "LatticeSpec", "LightConeError", "Ports", "Tier", "build_graph", "from_networkx", "read_graphml",
         "read_network", "steps_needed", "to_networkx", "write_graphml", "write_network",

@@ -55,7 +55,7 @@ class Program(nn.Module):
     def __init__(self, model: LatticeModel, steps: int) -> None:
         super().__init__()
         self.steps, self.input = steps, "embedding" if model.tokens is None else "tokens"
-        self.model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+        self.model = _copied(model).requires_grad_(False)
         self.model.execution = "reference"
         cell, own = self.model.cell, self.model.cell.aggregator
         if isinstance(own, SoftTiers):
@@ -80,6 +80,11 @@ class Program(nn.Module):
             return nn.functional.normalize(drawn)
         shape = (batch, self.model.inputs.count(self.model.spec))
         return torch.randint(self.model.tokens["vocab_size"], shape, generator=generator)
+
+
+def _copied(model: LatticeModel) -> LatticeModel:
+    """Copy a model to the CPU, in evaluation mode, without its teacher, which may be a large language model."""
+    return copy.deepcopy(model, {id(model.teacher): None}).cpu().eval()
 
 
 def format_of(path: Path) -> Format:
@@ -231,7 +236,7 @@ def _traced(program: Program) -> ExportedProgram:
 
 def _held(program: Program, model: LatticeModel, run: Numbers) -> float:
     """Return the worst difference between a written program and its model on random inputs, or raise ValueError."""
-    reference, worst = copy.deepcopy(model).cpu().eval(), 0.0
+    reference, worst = _copied(model), 0.0
     for batch in BATCHES:
         inputs = program.random(batch)
         with torch.no_grad():

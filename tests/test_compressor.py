@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import latticegnn as lg
 from latticegnn import compressor
 from latticegnn.compressor import LatticeCompressor
 from latticegnn.data.teacher_card import write_teacher
+from latticegnn.exporting import ENDINGS
 
 TEXTS = ["the cat sits on the mat", "a dog", "a small red bird", "cat"]
 
@@ -161,3 +163,25 @@ def test_a_runs_lattice_joins_a_pipeline_in_one_line(bert, tmp_path, refuses):
     other.append(LatticeCompressor.from_run(run))
     with refuses("with D = 16", "got [4, 32]", "the teacher this model was built for"):
         other.encode(TEXTS)
+
+
+def test_the_page_on_export_runs(bert, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    joined(bert).save("st", create_model_card=False)
+    capsys.readouterr()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        exec(compile(code, "docs/export.md", "exec"), names)
+    told, shapes, dim = capsys.readouterr().out.splitlines()
+    assert told.startswith("[{'name': 'embedding', 'shape': ['batch', 32], 'dtype': 'float32'}] [{'name': 'answer'")
+    assert (shapes, dim) == ("(5, 32) (5, 16)", "(1, 16)")
+    assert (tmp_path / "compressed" / "3_LatticeCompressor" / "config.json").is_file()
+
+
+def test_the_page_on_export_names_every_section_and_ending():
+    page = (Path(__file__).parents[1] / "docs" / "export.md").read_text(encoding="utf-8")
+    top, *_ = page.partition("\n## ")
+    titles = re.findall(r"^## (.*)$", page, flags=re.MULTILINE)
+    assert re.findall(r"\]\(#([\w-]+)\)", top) == [title.lower().replace(" ", "-") for title in titles]
+    assert sorted(re.findall(r"^\| `(\.[\w.]+)` \|", page, flags=re.MULTILINE)) == sorted(ENDINGS)

@@ -173,12 +173,23 @@ def test_a_program_says_nothing_of_the_folders_it_was_made_in(exported) -> None:
     assert str(Path(lg.__file__).parent).encode() not in (exported / "modes.pt2").read_bytes()
 
 
+class Unique:
+    """A teacher too large to copy."""
+
+    dim = 5
+
+    def __deepcopy__(self, memo: dict) -> "Unique":
+        raise MemoryError
+
+
 def test_the_model_is_left_as_it_was(tmp_path) -> None:
     model = make(FULL, experts={"distant": "gated"}).train()
+    model.attach_teacher(Unique())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     backend, execution = model.cell.backend, model.execution
     export_model(model, tmp_path / "model.pt2", steps=1)
     assert model.training
+    assert isinstance(model.teacher, Unique)
     assert (model.cell.backend, model.execution) == (backend, execution)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

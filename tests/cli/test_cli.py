@@ -59,6 +59,7 @@ def test_fit_prints_the_table_and_the_folder_last(folder, call) -> None:
     drawn = {"table_fvu", "curves", "gates", "tiers", "lattice", "gate_maps", "signal"}
     assert {file.name for file in (place / "figures").iterdir()} == {f"{name}.png" for name in drawn}
     assert Path("runs/latest").resolve() == place.resolve()
+    assert f"- {out[-2]}" in (place / "model" / "README.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_experiment_prints_a_row_a_variant(folder, call) -> None:
