@@ -43,7 +43,8 @@ def main() -> None:
 
     decoder = _decoder(tokenizer, inputs.shape[1], given.seed)
     _train(decoder, inputs, rows, given.updates, given.seed)
-    print(f"held-out loss {float(_loss(decoder, targets, wanted_rows)):.3f}", flush=True)
+    with torch.no_grad():
+        print(f"held-out loss {float(_loss(decoder, targets, wanted_rows)):.3f}", flush=True)
     drawn = Generation("sample", temperature=0.7, seed=given.seed)
     parts = [decoder.generate(part, drawn) for part in inputs.split(512)]
     hypotheses = torch.from_numpy(teacher.encode(tokenizer.decode(torch.cat(parts))))

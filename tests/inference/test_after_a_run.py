@@ -64,7 +64,7 @@ def test_a_run_on_vectors_takes_vectors(config, call) -> None:
     status, out, err = call("fit", "--config", "vectors.yaml")
     assert (status, err) == (0, [])
     run = Path(out[-1].decode())
-    assert {file.name for file in (run / "model").iterdir()} == {"config.json", "model.safetensors"}
+    assert {file.name for file in (run / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     predictor = lg.Predictor(run)
     assert predictor.index is None
     assert len(predictor.predict(vectors[:3])) == 3
