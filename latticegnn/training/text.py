@@ -126,7 +126,7 @@ class TextSide(nn.Module):
         return self.weight * sums / each, right / counted
 
     def _wanted(self, split: str, index: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Give rows of tokens, and the same as labels, in which padding and what the vocabulary cannot write is ignored."""
+        """Give rows of tokens, and the same as labels, in which padding and the unknown are ignored."""
         tokens = self.rows.targets[split][index.cpu()].to(code.device)
         labels = tokens.masked_fill(~until_end(tokens, self.decoder.eos_id), IGNORED)
         return tokens, labels.masked_fill(self.rows.unknown(tokens), IGNORED)
