@@ -37,7 +37,6 @@ from latticegnn.lattice import node_grid
 from latticegnn.nn import Expert
 from latticegnn.report import save
 from latticegnn.testing import LayerContract
-from latticegnn.training.errors import OneLineParser
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs" / "examples"
@@ -139,14 +138,11 @@ def configured(name: str, seed: int) -> tuple[dict[str, Any], lg.LatticeModel, T
         name: A file of ``configs/examples``; one other than digits.yaml states its differences from that.
         seed: Of the model.
     """
-    parser = OneLineParser()
-    parser.add_argument("--config", action="config")
-    parser.add_class_arguments(lg.LatticeModel, "model")
-    parser.add_class_arguments(Training, "training")
-    words = [word for file in dict.fromkeys(("digits", name)) for word in ("--config", str(CONFIGS / f"{file}.yaml"))]
-    given = parser.parse_args([*words, "--model.seed", str(seed)])
-    built = parser.instantiate(given)
-    model = built.model
+    given: dict[str, Any] = {"model": {"seed": seed}, "training": {}}
+    for file in dict.fromkeys(("digits", name)):
+        for section, stated in yaml.safe_load((CONFIGS / f"{file}.yaml").read_text(encoding="utf-8")).items():
+            given[section] |= stated
+    model = lg.LatticeModel(**given["model"] | {"spec": lg.LatticeSpec.from_dict(given["model"]["spec"])})
     with torch.no_grad():
         for part in (model.transformer.encoder, model.transformer.decoder):  # pixels are laid and read as they are
             part.weight.copy_(torch.eye(model.embedding_dim))
@@ -155,7 +151,7 @@ def configured(name: str, seed: int) -> tuple[dict[str, Any], lg.LatticeModel, T
         model.cell.bypass.requires_grad_(False).weight.zero_()  # the layer has its own way past its units
         model.cell.step.fill_(1.0)
         model.extractor.read[-1] = 0  # a clock says nothing about a digit
-    return yaml.safe_load(parser.dump(given)), model, Training(**vars(built.training))
+    return given, model, Training(**given["training"])
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor]:
