@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from latticegnn.lattice import from_networkx, read_network
 from latticegnn.nn.classpath import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-# The example's own test of its layer, collected here too.
+# The examples' own tests of their layers, collected here too.
 TestDiffuse = resolve(f"{EXAMPLES / '10_swap_a_layer.py'}:TestDiffuse", {})
+DIGITS = EXAMPLES / "20_self_autoencoding_digits.py"
+TestCourier = resolve(f"{DIGITS}:TestCourier", {})
 
 
 def run(name: str, *words: str) -> str:
@@ -50,6 +53,41 @@ def test_swap_a_layer() -> None:
     for _, _, before, after in found:
         assert float(before) > 1
         assert float(after) < 0.05
+
+
+def test_self_autoencoding_digits(tmp_path) -> None:
+    output = run(DIGITS.name, "--quick", "--folder", str(tmp_path))
+    rows = dict(re.findall(r"^  (\S.*?) {2,}([\d.]+)", output, flags=re.MULTILINE))
+    errors = {name: float(value) for name, value in rows.items()}
+    assert errors["cube, quick form"] < errors["mean digit"] / 2
+    assert errors["the hole shut at test"] > errors["mean digit"]
+    leak = re.search(r"through a shut hole passes ([\d.e-]+)", output)
+    assert leak is not None
+    assert float(leak[1]) < 1e-6
+    (done,) = tmp_path.glob("digits_quick-seed0/result.json")
+    before = done.stat().st_mtime_ns
+    again = run(DIGITS.name, "--quick", "--folder", str(tmp_path))
+    assert re.findall(r"^  (\S.*)$", again, flags=re.MULTILINE) == re.findall(r"^  (\S.*)$", output, re.MULTILINE)[1:]
+    assert done.stat().st_mtime_ns == before, "what is done is kept"
+
+
+@pytest.mark.parametrize("name", ["digits", "digits_hold"])
+def test_the_full_form_of_the_digits_is_as_told(name, monkeypatch) -> None:
+    """Pixels are laid as they are, one cell of the wall is open, and only a cell that counts comes to rest."""
+    monkeypatch.chdir(ROOT)  # the layer is named by its path from there
+    example = sys.modules[resolve(f"{DIGITS}:Courier", {}).__module__]
+    given, model, plan = example.configured(name, 1)
+    image = torch.rand(2, 64, generator=torch.Generator().manual_seed(0))
+    assert (given["model"]["seed"], plan.until) == (1, {"digits": 32, "digits_hold": 40}[name])
+    assert torch.equal(model.transformer.encode(image), image)
+    layer = model.dynamics.dead.view(8, 8, 8)
+    assert not layer[:, :, [0, 1, 2, 3, 5, 6, 7]].any()
+    assert (~layer[:, :, 4]).nonzero().tolist() == [[3, 3]]
+    with torch.no_grad():
+        states = model.eval().rollout(image, 2 * model.steps, trajectory=True).trajectory
+    moved = (states[1:] - states[:-1])[..., :-1].abs().amax(dim=(1, 2, 3))
+    assert float(moved[: model.steps].min()) > 1e-3
+    assert (float(moved[-10:].max()) < 1e-6) == (name == "digits_hold")
 
 
 @pytest.mark.slow

@@ -55,6 +55,24 @@ class TestMean(LayerContract):
     learns = False
 
 
+class Placed(Expert):
+    """A rate for each place, which the torus does not have."""
+
+    def __init__(self, channels: int, moments: int, positions: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("positions", positions, persistent=False)
+        self.rate, self.outer = nn.Linear(3, channels), nn.Linear(moments, channels)
+
+    def forward(self, x: Tensor, moments: Tensor) -> Tensor:
+        """Weigh by the place what the neighbours say."""
+        return self.rate(self.positions.to(x)).unsqueeze(1) * self.outer(moments)
+
+
+class TestPlaced(LayerContract):
+    layer = Placed
+    homogeneous = False
+
+
 class Lone(nn.Module):
     """The cell alone."""
 
@@ -168,6 +186,7 @@ def contract(layer: type) -> LayerContract:
         (Ordered, "edge_order_does_not_matter", "edges in two orders"),
         (Numbered, "relabelling_the_cells_commutes", "cells under two numberings"),
         (Numbered, "translation_on_a_torus_commutes", "a move along x"),
+        (Placed, "translation_on_a_torus_commutes", "a move along x"),
         (Pooled, "locality", "beyond one step's reach"),
         (Lone, "it_listens_to_neighbours", "gradient at the neighbours is zero"),
         (Mean, "gradients_reach_every_parameter", "learns is True; it has 0 parameters"),

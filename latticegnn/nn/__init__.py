@@ -2,6 +2,8 @@
 
 from latticegnn.nn.cell import EXPERTS as EXPERTS
 from latticegnn.nn.cell import LatticeCell as LatticeCell
+from latticegnn.nn.constraints import Bounded as Bounded
+from latticegnn.nn.constraints import Wall as Wall
 from latticegnn.nn.criteria import Absolute as Absolute
 from latticegnn.nn.criteria import Combined as Combined
 from latticegnn.nn.criteria import Criterion as Criterion

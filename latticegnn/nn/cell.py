@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn import MessagePassing
 
 from latticegnn.aggregate import COMPONENTS, Moment, aggregator
-from latticegnn.lattice import LatticeSpec, Tier, build_graph, mean_square_offset, stencil
+from latticegnn.lattice import LatticeSpec, Tier, build_graph, coordinates, mean_square_offset, stencil
 from latticegnn.nn.classpath import build
 from latticegnn.nn.experts import AttentionExpert, EdgeExpert, Expert, GatedExpert, MeanFieldExpert, MLPExpert
 from latticegnn.nn.soft_tiers import SoftTiers
@@ -119,11 +120,12 @@ class LatticeCell(MessagePassing):
         self.register_buffer("units", _units(lattice, reference, self.reaching), persistent=False)
         width = sum(COMPONENTS[m] for m in MOMENTS) * channels
         self.experts = nn.ModuleDict()
+        positions = _positions(lattice)
         for tier in present:
             moments = width if tier in self.reaching else 0
             built = build(
                 settings[tier.name.lower()], EXPERTS, channels=channels, moments=moments, hidden=hidden,
-                in_channels=channels, out_channels=channels,
+                in_channels=channels, out_channels=channels, positions=positions,
             )  # fmt: skip
             if soft is not None and not isinstance(built, Expert):
                 raise ValueError(
@@ -240,6 +242,13 @@ def _spread(lattice: LatticeSpec | Data) -> dict[Tier, list[float]]:
     return {t: offset.double().square().mean(dim=0).tolist() for t, offset in chosen.items() if len(offset)}
 
 
+def _positions(lattice: LatticeSpec | Data) -> Tensor:
+    """Return the cells' places, from -1 to 1 along each axis [N, 3]; 0 along an axis of one cell."""
+    place = coordinates(lattice) if isinstance(lattice, LatticeSpec) else lattice.pos
+    half = place.amax(dim=0) / 2
+    return ((place - half) / half.clamp_min(0.5)).float()
+
+
 def _units(lattice: LatticeSpec | Data, reference: LatticeSpec | None, tiers: Sequence[Tier]) -> Tensor | None:
     """Return what each tier's moments are multiplied by [tiers, 4]; None for ones."""
     if reference is None:
@@ -299,15 +308,17 @@ def _as_expert(built: Any, lattice: LatticeSpec | Data, tier: Tier, channels: in
             )
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
+    # One that knows positions works on all cells, any other on whatever rows it is given.
+    cells = int(lattice.num_nodes) if "positions" in inspect.signature(type(built)).parameters else 1
     try:
         with torch.no_grad():
-            out = built(torch.zeros(1, 1, channels), torch.zeros(1, 1, moments))
+            out = built(torch.zeros(cells, 1, channels), torch.zeros(cells, 1, moments))
     except Exception as error:  # whatever a foreign forward raises is told with the tier's name
         raise ValueError(
             f"{name}: an expert must run on a state [..., F] and moments [..., M], F = {channels}, M = {moments}; "
             f"{type(built).__name__} failed: {error}; mend its forward or its init_args."
         ) from error
-    if out.shape != (1, 1, channels):
+    if out.shape != (cells, 1, channels):
         raise ValueError(
             f"{name}: an expert must return the shape of the state, [..., F] with F = {channels}; "
             f"{type(built).__name__} returned {list(out.shape)}; set its output width to {channels}."

@@ -13,8 +13,9 @@ Modes nest. Each adds one term to what its inner mode makes of the same state,
     x^{k+1} = \mathrm{Cell}(x^k) + \sum_{\text{modes}} \mathrm{term}(x^k, x^{k-1}),
 
 so their order does not matter, and a step reaches as far as its furthest part. Only `Stochastic` acts on all that it
-holds, and on nothing outside. A stability bound is that of all nested
-terms together, the cell taken as the identity: a learned update can still grow on its own.
+holds, and on nothing outside; the constraints, `Bounded` and `Wall`, have the last word and are the outermost. A
+stability bound is that of all nested terms together, the cell taken as the identity: a learned update can still grow
+on its own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -65,12 +67,14 @@ class Dynamics(nn.Module, ABC):
         - output: the next state [B, N, F], and the next memory
 
     Attributes:
+        constrains: Whether what a step gives must be left as it is, so that only another constraint may wrap the mode.
         linear: What this mode and those inside add together, on which the bounds of further modes rest.
 
     Raises:
-        ValueError: ``inner`` is no mode, or one of another lattice.
+        ValueError: ``inner`` is no mode, one of another lattice, or a constraint that this mode would undo.
     """
 
+    constrains: ClassVar[bool] = False
     inner: Dynamics
     linear: Linear
     spec: LatticeSpec | None
@@ -82,6 +86,11 @@ class Dynamics(nn.Module, ABC):
             raise ValueError(
                 f"a mode wraps another mode; got {type(inner).__name__} as inner; wrap Plain(), and give the cell with "
                 "each step: mode(cell, x, memory, at)."
+            )
+        if inner.constrains and not self.constrains:
+            raise ValueError(
+                f"a constraint has the last word, and {type(self).__name__} would act after it; got "
+                f"{type(inner).__name__} inside; name bounded and wall after all other modes."
             )
         self.inner = inner
         self.spec = inner.spec if spec is None else spec

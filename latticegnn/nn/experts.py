@@ -16,7 +16,9 @@ class Expert(nn.Module, ABC):
     """Interface of experts that see their tier through its moments alone: linear in the neighbours, free afterwards.
 
     Such an expert never touches an edge, so every backend of `latticegnn.aggregate` can serve it. A subclass takes
-    ``channels``, ``moments`` (the width M of its second input) and, if it wants them, ``hidden`` and its own options.
+    ``channels``, ``moments`` (the width M of its second input) and, if it wants them, ``hidden``, ``positions`` (the
+    cells' places, from -1 to 1 along each axis [N, 3]) and its own options. One that takes positions is given all
+    cells at once, [N, B, F].
 
     Shapes:
         - x: the cells' own states [..., F]

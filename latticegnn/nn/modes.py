@@ -6,8 +6,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.lattice.spec import did_you_mean
+from latticegnn.nn.constraints import Bounded, Wall
 from latticegnn.nn.dynamics import Diffusion, Directional, Dynamics, Plain
 from latticegnn.nn.exchange import port_axis
 from latticegnn.nn.firing import Stochastic
@@ -18,6 +21,8 @@ MODES: dict[str, type[Dynamics]] = {
     "wave": Wave,
     "directional": Directional,
     "stochastic": Stochastic,
+    "bounded": Bounded,
+    "wall": Wall,
 }
 
 
@@ -34,7 +39,7 @@ def build_modes(
         outputs: Output ports.
 
     Raises:
-        ValueError: For an unknown mode or argument, or a setting beyond its bound.
+        ValueError: For an unknown mode or argument, a setting beyond its bound, or a wall over ports.
     """
     mode: Dynamics = Plain()
     for name, given in settings.items():
@@ -52,10 +57,17 @@ def build_modes(
         arguments = dict(given)
         if MODES[name] is Directional:
             arguments.setdefault("axis", list(port_axis(spec, inputs, outputs)))
-        if MODES[name] is not Stochastic:
+        if "spec" in inspect.signature(MODES[name]).parameters:
             arguments["spec"] = spec
         try:
             mode = MODES[name](**arguments, inner=mode)
         except TypeError as error:
             raise ValueError(f"{name} needs all of its settings; {error}; give {', '.join(known)}.") from error
+        if isinstance(mode, Wall):
+            blocked = int(mode.dead[torch.cat([inputs.nodes(spec), outputs.nodes(spec)])].sum())
+            if blocked:
+                raise ValueError(
+                    f"a wall's cells hold nothing, so none may be an input or output port; got a wall across "
+                    f"{given['axis']} at {given['at']}, over {blocked} of them; choose another layer."
+                )
     return mode

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from latticegnn.lattice import LatticeSpec, Tier, build_graph
-from latticegnn.nn import AttentionExpert, EdgeExpert, GatedExpert, LatticeCell, MeanFieldExpert, MLPExpert
+from latticegnn.lattice import LatticeSpec, Tier, build_graph, node_grid
+from latticegnn.nn import AttentionExpert, EdgeExpert, Expert, GatedExpert, LatticeCell, MeanFieldExpert, MLPExpert
 
 SPEC = LatticeSpec((3, 3, 4), radii=(0.5, 1.0, 1.5))
 CHANNELS = 4
@@ -236,3 +236,30 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor, edge_index: Tensor) -> tuple[Tensor, None]:
         return x, None
+
+
+class Placed(Expert):
+    """Gives where it is, whatever the state."""
+
+    def __init__(self, channels: int, moments: int, positions: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("positions", positions, persistent=False)
+
+    def forward(self, x: Tensor, moments: Tensor) -> Tensor:
+        """Propose the place."""
+        return self.positions.to(x).unsqueeze(1).expand(x.shape)
+
+
+@pytest.mark.parametrize("order", ["raster", "morton"])
+@pytest.mark.parametrize("as_graph", [False, True])
+def test_an_expert_may_know_where_it_is(order, as_graph) -> None:
+    """From -1 to 1 along each axis, in the order of the cells; an axis of one cell has its middle there."""
+    spec = LatticeSpec((3, 1, 4), order=order, radii=(0.5, 1.0, 1.5))
+    setting = {"functional": {"class_path": f"{__name__}.Placed"}}
+    cell = LatticeCell(build_graph(spec) if as_graph else spec, channels=3, experts=setting)
+    found = cell.experts["functional"](torch.zeros(12, 2, 3), torch.zeros(12, 2, 12))
+    grid = node_grid(spec)
+    for x in range(3):
+        for z in range(4):
+            expected = torch.tensor([x - 1, 0, 2 * z / 3 - 1])
+            close(found[grid[x, 0, z]], expected.expand(2, 3))
