@@ -21,23 +21,22 @@ def program(*words: object, **more: object) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".jsonl", ".npy"])
-def test_killed_at_random_moments(suffix, tmp_path, monkeypatch, saved, predictor) -> None:
+@pytest.mark.parametrize(("suffix", "kills"), [(".jsonl", 2), (".npy", 1)])
+def test_killed_at_random_moments(suffix, kills, tmp_path, monkeypatch, saved, predictor) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [" ".join(WORDS[row // 9**k % 9] for k in range(4)) for row in range(6000)]
+    lines = [" ".join(WORDS[row // 9**k % 9] for k in range(4)) for row in range(2000)]
     Path("in.txt").write_text("\n".join(lines))
-    output, kills, wait = Path(f"out{suffix}"), 0, np.random.default_rng(0)
+    output, wait = Path(f"out{suffix}"), np.random.default_rng(0)
     beside = Path(f"out{suffix}.progress.json")
     words = ("--input", "in.txt", "--output", output, "--batch_size", 5, "--as", "embedding", "--resume")
-    for _ in range(3):
+    for _ in range(kills):
         running = program("predict", "--model", saved.folder, *words)
         before = json.loads(beside.read_text())["lines"] if beside.exists() else 0
         while running.poll() is None and (not beside.exists() or json.loads(beside.read_text())["lines"] <= before):
             time.sleep(0.005)
         time.sleep(wait.uniform(0, 0.4))
         running.send_signal(signal.SIGKILL)
-        kills += running.wait() == -signal.SIGKILL
-    assert kills == 3
+        assert running.wait() == -signal.SIGKILL
     assert program("predict", "--model", saved.folder, *words).wait() == 0
     if suffix == ".npy":
         found = np.load(output)
