@@ -43,8 +43,9 @@ class TokenRows:
 
     def __init__(self, decoding: Decoding, texts: Texts, tokens: Mapping[str, int] | None) -> None:
         inputs, targets = texts["train"]
-        known = targets if tokens is None else [*inputs, *targets]
-        self.tokenizer: Tokenizer = decoding.build_tokenizer(list(dict.fromkeys(known)))
+        # As often as they come: of next words, each once, a vocabulary would not know the frequent ones.
+        known = targets if tokens is None or inputs is targets else [*inputs, *targets]
+        self.tokenizer: Tokenizer = decoding.build_tokenizer(known)
         own = {"vocab_size": self.tokenizer.vocab_size, "pad_id": self.tokenizer.pad_id}
         if tokens is not None and tokens != own:
             raise ValueError(
@@ -65,6 +66,8 @@ class TokenRows:
 
 class TextSide(nn.Module):
     r"""A text decoder beside a model, trained by the cross-entropy of the rows wanted, their ends included.
+
+    What the vocabulary cannot write is no label: it is counted as wrong, and not learned.
 
     Args:
         decoder: From what is read to tokens.
@@ -109,9 +112,8 @@ class TextSide(nn.Module):
         """
         tokens, labels = self._wanted("validation", index, code)
         logits = self.decoder(code, tokens).float()
-        unknown = -1 if self.rows.tokenizer.unk_id is None else self.rows.tokenizer.unk_id
-        counted = (labels != IGNORED) & (labels != self.decoder.eos_id)
-        right = (logits.argmax(dim=-1) == labels) & counted & (labels != unknown)
+        counted = until_end(tokens, self.decoder.eos_id) & (tokens != self.decoder.eos_id)
+        right = (logits.argmax(dim=-1) == labels) & counted
         each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         sums = each.view_as(labels).sum(dim=1)
         return torch.stack([right.sum(dim=1), counted.sum(dim=1), sums, (labels != IGNORED).sum(dim=1)], dim=1)
@@ -122,9 +124,10 @@ class TextSide(nn.Module):
         return self.weight * sums / each, right / counted
 
     def _wanted(self, split: str, index: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Give rows of tokens, and the same as labels, in which padding is ignored."""
+        """Give rows of tokens, and the same as labels: without padding, and the unknown, which is never right."""
         tokens = self.rows.targets[split][index.cpu()].to(code.device)
-        return tokens, tokens.masked_fill(~until_end(tokens, self.decoder.eos_id), IGNORED)
+        unknown = -1 if self.rows.tokenizer.unk_id is None else self.rows.tokenizer.unk_id
+        return tokens, tokens.masked_fill(~until_end(tokens, self.decoder.eos_id) | (tokens == unknown), IGNORED)
 
 
 def attached(

@@ -77,14 +77,19 @@ class TextRun:
         Args:
             name: "majority", one row for all inputs, or "bigram".
         """
-        train, test = self.data.splits["train"], self.data.splits["test"]
-        if name == "bigram":
-            rows, contexts = bigram(train.input_texts, self.rows.targets["train"], test.input_texts)
-            return contexts, rows
+        train, test, wanted = self.data.splits["train"], self.data.splits["test"], self.rows.targets["train"]
         tokenizer = self.rows.tokenizer
+        unknown = -1 if tokenizer.unk_id is None else tokenizer.unk_id  # never right, however frequent
+        if name == "bigram":
+            known = (wanted != unknown).all(dim=1)
+            texts = [text for text, kept in zip(train.input_texts, known.tolist(), strict=True) if kept]
+            rows, contexts = bigram(texts, wanted[known], test.input_texts)
+            return contexts, rows
         assert tokenizer.eos_id is not None
         head = MajorityHead(1, tokenizer.vocab_size, self.decoding.length, tokenizer.pad_id, tokenizer.eos_id)
-        head.fit(self.rows.targets["train"])
+        head.fit(wanted)
+        if unknown >= 0:
+            head.logits[:, unknown] = 0
         return head.logits.numel(), head.generate(self.inputs("test").new_zeros(len(test), 1).float())
 
     def generated(self, module: EmbeddingModule) -> Tensor:
@@ -105,4 +110,7 @@ class TextRun:
     def card(self) -> dict[str, Any]:
         """Describe the texts in plain numbers and strings, fit for JSON."""
         tokenizer = self.rows.tokenizer
-        return {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "cut": self.rows.cut}
+        return {
+            "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "length": self.decoding.length,
+            "cut": self.rows.cut,
+        }  # fmt: skip
