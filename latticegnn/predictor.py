@@ -257,15 +257,18 @@ def model_folder(folder: Path) -> Path:
     )
 
 
-def save_companions(folder: Path, data: EmbeddingData) -> None:
+def save_companions(folder: Path, data: EmbeddingData, answers: bool = True) -> None:
     """Write beside a model what a `Predictor` needs: the teacher's name and, of pairs of texts, their answers.
 
     Args:
         folder: The saved model's.
         data: What it was trained on, prepared.
+        answers: Whether its embeddings were trained, so that the nearest answers say something.
     """
     if data.encoder is not None:
         write_teacher(folder, data.encoder)
-    answers = answers_of(data.splits, data.encoder.fingerprint if data.encoder else "") if data.pairs else None
-    if answers is not None:
-        answers.save(folder / ANSWERS_FOLDER)
+    if not (data.pairs and answers):
+        return
+    index = answers_of(data.splits, data.encoder.fingerprint if data.encoder else "")
+    if index is not None:
+        index.save(folder / ANSWERS_FOLDER)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from latticegnn.data import Tokenizer
+from latticegnn.data.split import EmbeddingSplit
 from latticegnn.model import LatticeModel
 from latticegnn.nn import Generation, TokenDecoder, build_decoder
 from latticegnn.pretrained import load_weights, read_settings, write
@@ -129,6 +130,14 @@ class TextModel(nn.Module):
                 f"{folder / TOKENIZER_FOLDER} has {tokenizer.fingerprint}; save the text model again."
             )
         return cls(lattice, decoder, tokenizer, settings["source"]).eval()
+
+
+def inputs_of(model: LatticeModel | TextModel, split: EmbeddingSplit, rows: Tensor) -> Tensor:
+    """Give what a model takes of some rows of a split: embeddings [n, D], or the ids of their input texts [n, L]."""
+    if not isinstance(model, TextModel) or model.lattice.tokens is None:
+        return split.inputs[rows]
+    texts = [split.input_texts[row] for row in rows.tolist()]
+    return model.tokenizer.encode(texts, model.decoder.length, eos=True)[0]
 
 
 def _check_same(part: str, settings: dict, tokenizer: Tokenizer, names: list[str]) -> None:

@@ -10,7 +10,7 @@ from latticegnn.analysis.ladder import RUNGS
 from latticegnn.lattice import LatticeSpec, Ports
 from latticegnn.lattice.placement import Learned
 from latticegnn.model import LatticeModel
-from latticegnn.nn import EmbeddingToLatticeMapper, TokenToLatticeMapper
+from latticegnn.nn import EmbeddingToLatticeMapper, TokenToLatticeMapper, silence
 
 SPEC = LatticeSpec((3, 3, 4), radii=(0.5, 1.0, 1.5))
 V, PAD, D, P = 11, 0, 6, 9
@@ -134,3 +134,11 @@ def test_mistakes_are_refused(refuses) -> None:
     for baseline in (ProjectionOnly, lambda model: CodeMLP(model, 3)):
         with refuses("needs a lattice that does", "takes token ids", "leave this baseline out"):
             baseline(model)
+
+
+def test_silence_is_padding_whatever_its_id_and_leaves_the_lattice_empty() -> None:
+    ids = torch.tensor([[4, 2, 3], [1, 3, 3]])
+    assert silence(ids, {"vocab_size": 5, "pad_id": 3}).tolist() == [[3, 3, 3]]
+    assert silence(torch.randn(2, 3), None).tolist() == [[0, 0, 0]]
+    model = make(tokens={"vocab_size": 5, "pad_id": 3})
+    assert not bool(model.begin(silence(ids, model.tokens)).state.any())

@@ -12,7 +12,7 @@ from latticegnn.analysis.trajectory import checked
 from latticegnn.lattice import Tier, divisors_by_distance, to_networkx
 from latticegnn.lattice.stencil import tiers_of
 from latticegnn.model import LatticeModel
-from latticegnn.nn import SoftTiers
+from latticegnn.nn import SoftTiers, silence
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -131,14 +131,14 @@ def effective_graph(model: LatticeModel, inputs: Tensor, steps: int | None = Non
 
     Args:
         model: The model, in evaluation mode.
-        inputs: Embeddings [B, D]; all states of all of them are held at once.
+        inputs: Embeddings [B, D], or token ids [B, L]; all states of all of them are held at once.
         steps: Of the rollout, the model's own by default, at least 1.
 
     Raises:
         ValueError: For embeddings of another dimension, no step, or states that are not finite.
     """
     count = model.steps if steps is None else steps
-    rows = torch.cat([inputs, torch.zeros_like(inputs[:1])])
+    rows = torch.cat([inputs, silence(inputs, model.tokens)])
     trajectory = model.rollout(rows, count, trajectory=True).trajectory
     assert trajectory is not None
     told, reference = trajectory[:, :-1], trajectory[:, -1:]

@@ -16,6 +16,7 @@ def fit(arguments: list[str]) -> int:
     from latticegnn.report.live import LivePictures
     from latticegnn.report.run import ROWS, draw_model, draw_run
     from latticegnn.report.tables import format_table, format_verdict
+    from latticegnn.text_model import inputs_of
     from latticegnn.training.callbacks import Stopped
     from latticegnn.training.fit import Run
 
@@ -34,7 +35,8 @@ def fit(arguments: list[str]) -> int:
         return 130
     if first:
         draw_run(run.folder)
-        draw_model(run.model, run.data.splits["test"].tensors(ROWS)[0], run.folder)
+        split = run.data.splits["test"]
+        draw_model(run.model, inputs_of(run.whole, split, split.spread(ROWS)), run.folder)
         write_card(run.folder)
         print(format_table(result["table"]))
         print(format_verdict(result["table"]))

@@ -70,6 +70,11 @@ class EmbeddingSplit:
         """Return the number of rows, n."""
         return len(self.inputs)
 
+    def spread(self, most: int) -> Tensor:
+        """Return the numbers of at most so many rows, evenly spaced."""
+        count = min(most, len(self))
+        return torch.arange(count) * len(self) // count
+
     def tensors(self, most: int | None = None) -> tuple[Tensor, Tensor]:
         """Return inputs and targets in memory; the same object twice when autoencoding.
 
@@ -81,7 +86,7 @@ class EmbeddingSplit:
             if isinstance(self.inputs, Tensor) and isinstance(self.targets, Tensor):
                 return self.inputs, self.targets
             most = n
-        index = torch.arange(most) * n // most
+        index = self.spread(most)
         inputs = self.inputs[index]
         return inputs, inputs if self.targets is self.inputs else self.targets[index]
 

@@ -63,4 +63,5 @@ from latticegnn.nn.token_decoder import TokenDecoder as TokenDecoder
 from latticegnn.nn.tokens import TokenToLatticeMapper as TokenToLatticeMapper
 from latticegnn.nn.tokens import check_tokens as check_tokens
 from latticegnn.nn.tokens import input_mapper as input_mapper
+from latticegnn.nn.tokens import silence as silence
 from latticegnn.nn.wave import Wave as Wave

@@ -87,6 +87,16 @@ def input_mapper(
     return TokenToLatticeMapper(tokens["vocab_size"], position, channels, tokens["pad_id"])
 
 
+def silence(inputs: Tensor, tokens: Mapping[str, Any] | None) -> Tensor:
+    """Make the row that tells a lattice nothing, like its inputs [B, …]: a zero embedding, or padding alone [1, …].
+
+    Args:
+        inputs: Embeddings [B, D], or token ids [B, L].
+        tokens: As for `input_mapper`.
+    """
+    return torch.full_like(inputs[:1], 0 if tokens is None else tokens["pad_id"])
+
+
 def check_tokens(tokens: Mapping[str, Any] | None, skip: bool, interior: str, zones: bool) -> None:
     """Raise ValueError unless a lattice with these settings can take token ids, where it is to.
 

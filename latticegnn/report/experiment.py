@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from latticegnn.report.plots import BLUE, GREEN, GREY, METRICS, OTHERS, VERMILLION, band, save, spanned, styled
 from latticegnn.report.run import CURVES, read_history
-from latticegnn.report.tables import named
+from latticegnn.report.tables import MAIN, main_metric, named
 
 History = Mapping[str, Sequence[tuple[int, float]]]
 LOOKS = [(colour, dash) for dash, colour in product(("-", "--", ":", "-."), (VERMILLION, BLUE, GREEN, *OTHERS))]
@@ -84,15 +84,15 @@ def ablation_table(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Raises:
         ValueError: When there is no row, or one lacks the main metric.
     """
-    main = "mrr@10" if rows and "mrr@10" in rows[0] else "fvu"
-    if not rows or any(main not in row or ("mrr@10" in row) != (main == "mrr@10") for row in rows):
+    main = main_metric(rows[0]) if rows else "fvu"
+    if not rows or any(main not in row or main_metric(row) != main for row in rows):
         raise ValueError(
             f"An ablation's rows share their main metric, {main}; received {len(rows)} rows, of which "
             f"{sum(main in row for row in rows)} have it. Draw the variants of each task by themselves."
         )
     others = ("fvu", "cosine", "neighbour_recall@10", "recall@10")
     shown = [main, *(name for name in others if name != main and all(name in row for row in rows))][:3]
-    compared = [row for row in rows if "difference" in row]
+    compared = [row for row in rows if "difference" in row and row.get("metric", main) == main]
     widths = [1.0] * len(shown) + [1.6] * bool(compared)
     figure = Figure(figsize=(2.4 + 2.4 * sum(widths), 1.7 + 0.36 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(widths), sharey=True, width_ratios=widths, squeeze=False)[0]
@@ -154,8 +154,10 @@ def draw_experiment(
         runs: The runs' folders by variant and seed, see `latticegnn.training.experiment.places`.
     """
     drawn = {}
-    for metric in ("mrr@10", "fvu"):
-        own = [row for row in rows if ("mrr@10" in row) == (metric == "mrr@10")]
+    decides = {row["variant"]: main_metric(row) for row in rows if row["model"] == "lattice"}
+    for metric in MAIN:
+        # Beside a text decoder some baselines give embeddings alone, and have no part in its figure.
+        own = [row for row in rows if decides[row["variant"]] == metric and metric in row]
         if own:
             drawn[f"ablation_{metric.partition('@')[0]}"] = ablation_table(own)
     histories: dict[str, list[History]] = {}

@@ -15,16 +15,18 @@ from typing import Any, Protocol
 import torch
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from torch import nn
+from torch import Tensor, nn
 
 from latticegnn.data import EmbeddingData
 from latticegnn.data.split import SAMPLE
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
+from latticegnn.nn import silence
 from latticegnn.report.playback import BUDGET, pack_rollout
 from latticegnn.report.plots import INPUT, METRICS, OUTPUT, TIERS
 from latticegnn.report.run import CURVES, read_history
 from latticegnn.report.sections import answers_table, details, summary
+from latticegnn.text_model import TextModel, inputs_of
 from latticegnn.training.configuration import CONFIG_FILE
 
 ASSETS = Path(__file__).parent / "assets"
@@ -40,6 +42,10 @@ class Done(Protocol):
     folder: Path
     model: LatticeModel
     data: EmbeddingData
+
+    @property
+    def whole(self) -> LatticeModel | TextModel:
+        """The model, with its text decoder where it has one."""
 
 
 def write_report(
@@ -96,15 +102,18 @@ def _content(run: Done, rows: Sequence[int] | None, budget: int) -> dict[str, An
     name = run.folder.resolve().name
     chosen = _chosen(rows, len(run.data.splits["test"]))
     run.model.eval()
-    reference = run.data.splits["train"].tensors(SAMPLE)[0].mean(dim=0)
-    shown = run.data.splits["test"].inputs[torch.tensor(chosen)]
+    shown = inputs_of(run.whole, run.data.splits["test"], torch.tensor(chosen))
+    if run.model.tokens is None:
+        reference = run.data.splits["train"].tensors(SAMPLE)[0].mean(dim=0)
+    else:
+        reference = silence(shown, run.model.tokens)[0]
     validation = [f"validation/{quantity}" for quantity in CURVES]  # a term of the loss may have a metric's name
     return {
         "name": name,
         "metrics": metrics,
         "config": (run.folder / CONFIG_FILE).read_text(encoding="utf-8"),
         "history": history,
-        "answers": _answers(run, chosen),
+        "answers": _answers(run, chosen, shown, embeds="fvu" in metrics["table"][0]),
         "page": {
             "name": name,
             "rows": [_label(run.data, row) for row in chosen],
@@ -138,24 +147,30 @@ def _short(text: str, most: int = 90) -> str:
 
 
 @torch.no_grad()
-def _answers(run: Done, rows: Sequence[int]) -> list[dict[str, Any]]:
-    """Say of each row what was asked, what was wanted, and which target of the test split the answer is nearest to."""
-    split = run.data.splits["test"]
-    targets = nn.functional.normalize(split.tensors()[1], dim=1)
-    answers = nn.functional.normalize(run.model(split.inputs[torch.tensor(rows)]).embedding, dim=1)
+def _answers(run: Done, rows: Sequence[int], inputs: Tensor, embeds: bool) -> list[dict[str, str]]:
+    """Say of each row what was asked, wanted and written, and, of trained embeddings, the test target nearest."""
+    split, whole = run.data.splits["test"], run.whole
     texts = split.target_texts or [f"row {row}" for row in range(len(split))]
-    found = []
-    for row, cosines in zip(rows, answers @ targets.T, strict=True):
-        found.append(
-            {
-                "row": str(row),
-                "input": _short(split.input_texts[row]) if split.input_texts else "–",
-                "wanted": _short(texts[row]),
+    found = [
+        {
+            "row": str(row),
+            "input": _short(split.input_texts[row]) if split.input_texts else "–",
+            "wanted": _short(texts[row]),
+        }
+        for row in rows
+    ]
+    if isinstance(whole, TextModel):
+        for answer, text in zip(found, whole.generate(inputs), strict=True):
+            answer["written"] = _short(text)
+    if embeds:
+        targets = nn.functional.normalize(split.tensors()[1], dim=1)
+        answers = nn.functional.normalize(run.model(inputs).embedding, dim=1)
+        for row, answer, cosines in zip(rows, found, answers @ targets.T, strict=True):
+            answer |= {
                 "nearest": _short(texts[int(cosines.argmax())]),
                 "cosine": f"{float(cosines[row]):.3f}",
                 "rank": str(int((cosines >= cosines[row]).sum())),
             }
-        )
     return found
 
 

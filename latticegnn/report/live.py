@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 from latticegnn.lattice import coordinates
 from latticegnn.lattice.graph import attach_ports
 from latticegnn.model import LatticeModel
+from latticegnn.nn import silence
 from latticegnn.report.lattice import DECADES, NOISE, signal_crossing
 from latticegnn.report.plots import gate_usage
 
@@ -29,7 +30,8 @@ class LivePictures(pl.Callback):
     and as much again as the last ones took are within that share of the training time. ``gate by step`` is the mean
     gate weight by tier after each step, ``signal by layer`` what `signal_crossing` draws, ``cube/…`` the cells in
     space, which TensorBoard's mesh plugin lets the reader turn, coloured by the signal after half of the steps and
-    after the last one. The signal is what sets the row apart from the mean of its batch. A rollout that is not finite,
+    after the last one. The signal is what sets the row apart from the mean of its batch, or
+    a row of tokens from padding. A rollout that is not finite,
     or moves no signal, is not drawn.
 
     Attributes:
@@ -54,13 +56,15 @@ class LivePictures(pl.Callback):
         if not boards or not shown or self.spent + self._last > SHARE * (start - self._began):
             return
         for board in boards:
-            _show(board.experiment, pl_module.model, batch["input"], trainer.global_step)
+            _show(board.experiment, pl_module.model, pl_module.given(batch, "validation"), trainer.global_step)
         self._last = time.perf_counter() - start
         self.spent += self._last
 
 
 def _show(writer: Any, model: LatticeModel, inputs: Tensor, update: int) -> None:
-    rows = torch.stack([inputs[0], inputs.mean(dim=0)])
+    # Token ids have no mean.
+    reference = inputs.mean(dim=0, keepdim=True) if model.tokens is None else silence(inputs, model.tokens)
+    rows = torch.cat([inputs[:1], reference])
     states = model.rollout(rows, steps=model.steps, trajectory=True).trajectory
     assert states is not None
     signal = (states[:, 0] - states[:, 1]).cpu()

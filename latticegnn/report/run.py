@@ -13,6 +13,7 @@ from torch import Tensor
 from latticegnn.analysis.effective import gate_course
 from latticegnn.lattice import edge_count
 from latticegnn.model import LatticeModel
+from latticegnn.nn import silence
 from latticegnn.report.gates import gate_maps
 from latticegnn.report.lattice import lattice_3d, signal_crossing, tier_degrees
 from latticegnn.report.plots import gate_usage, honest_table, loss_curves, retention_curve, save
@@ -68,12 +69,12 @@ def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
     """Draw a lattice and what it does with a few rows as PNG files in the folder ``figures`` of its run.
 
     Neighbours by distance, up to `MOST_COUNTED` edges; and for a lattice of at most `MOST_EDGES` its cells and ports in
-    space, the gate's weights by layer and step, and the signal by layer and step, what the rows' embeddings bring about
-    beside a zero embedding. States that are not finite, or in which nothing moves, have no picture of the last two.
+    space, the gate's weights by layer and step, and the signal by layer and step, what the rows bring about beside one
+    that tells nothing. States that are not finite, or in which nothing moves, have no picture of the last two.
 
     Args:
         model: In evaluation mode.
-        inputs: Embeddings [B, D].
+        inputs: Embeddings [B, D], or token ids [B, L].
         folder: The run's.
     """
     figures = folder / "figures"
@@ -84,7 +85,7 @@ def draw_model(model: LatticeModel, inputs: Tensor, folder: Path) -> None:
     if edges > MOST_EDGES:
         return
     save(lattice_3d(model.graph), figures / "lattice.png")
-    rows = torch.cat([inputs, torch.zeros_like(inputs[:1])])
+    rows = torch.cat([inputs, silence(inputs, model.tokens)])
     trajectory = model.rollout(rows, model.steps, trajectory=True).trajectory
     assert trajectory is not None
     signal = (trajectory[:, :-1] - trajectory[:, -1:]).square().mean(dim=1).sqrt()

@@ -10,17 +10,32 @@ from latticegnn.report.plots import METRICS
 from latticegnn.report.tables import METRICS as COLUMNS
 from latticegnn.report.tables import format_verdict
 
+ANSWER = {
+    "row": "row",
+    "input": "input",
+    "wanted": "wanted",
+    "written": "written",
+    "nearest": "nearest held-out target",
+    "cosine": "cosine with the wanted one",
+    "rank": "its rank",
+}
+"""What is told of a row that is played, and its column's head."""
+
 
 def summary(content: Mapping[str, Any]) -> str:
     """Show a run's verdicts and its honest table."""
     rows, name = content["metrics"]["table"], escape(content["name"])
     columns = [metric for metric in COLUMNS if metric in rows[0]]
     heads = [_label_of(metric) for metric in columns]
-    best = {m: (min if METRICS[m][1] == "lower" else max)(row[m] for row in rows) for m in columns if m in METRICS}
+    found = {m: [row[m] for row in rows if m in row] for m in columns if m in METRICS}
+    best = {m: (min if METRICS[m][1] == "lower" else max)(values) for m, values in found.items()}
     lines = []
     for row in rows:
         cells = [f"{row['parameters']:,}"]
         for metric in columns:
+            if metric not in row:
+                cells.append("–")
+                continue
             value = f"{row[metric]:.3f}"
             value = f"<strong>{value}</strong>" if row[metric] == best.get(metric) else value
             cells.append(f"{value} <small>[{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]</small>")
@@ -50,7 +65,7 @@ def _label_of(metric: str) -> str:
 
 def answers_table(content: Mapping[str, Any]) -> str:
     """Show what the lattice answered to the rows that are played."""
-    heads = ["row", "input", "wanted", "nearest held-out target", "cosine with the wanted one", "its rank"]
+    heads = [ANSWER[key] for key in content["answers"][0]]
     lines = [
         f'<tr><th scope="row">{answer["row"]}</th>'
         + "".join(f"<td>{escape(answer[key])}</td>" for key in list(answer)[1:])

@@ -14,6 +14,7 @@ from latticegnn.analysis.surface import Surface, quality_surface
 from latticegnn.data.split import SAMPLE
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
+from latticegnn.text_model import DECODER_FOLDER, TextModel
 from latticegnn.training.configuration import CONFIG_FILE, RunCLI
 
 FOLDER = "analysis"
@@ -71,7 +72,7 @@ def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
 
     Raises:
         FileNotFoundError: When the folder holds no run that is done.
-        ValueError: When its data has changed since.
+        ValueError: When its data has changed since, or no embeddings were trained.
     """
     settings = wanted.asked()
     places = {name: folder / FOLDER / f"{name}.json" for name in settings}
@@ -79,6 +80,11 @@ def analyse(folder: Path, wanted: Analyses) -> dict[str, list[dict[str, Any]]]:
     missing = [name for name, rows in found.items() if rows is None]
     if missing:
         opened = FinishedRun(folder)
+        if not opened.loss.embeds:
+            raise ValueError(
+                f"an analysis judges a lattice's embeddings; that in {folder} was trained by loss.tokens alone, "
+                "and its embeddings are those of its start; give loss.reconstruction a weight, and train anew."
+            )
         (folder / FOLDER).mkdir(exist_ok=True)
         for name in missing:
             found[name] = getattr(opened, name)(getattr(wanted, name))
@@ -95,7 +101,8 @@ class FinishedRun:
 
     Attributes:
         folder: The same.
-        model: As saved.
+        model: The lattice, as saved.
+        whole: With its text decoder, where it has one.
         data: All splits.
         loss: What it was trained for.
         train_mean: Mean of the training targets [D].
@@ -125,7 +132,9 @@ class FinishedRun:
                     "the data, or train anew."
                 )
         # The run's own configuration, which was just built, names the same code.
-        self.model = LatticeModel.from_pretrained(folder / "model", trust_code=True)
+        kind = TextModel if (folder / "model" / DECODER_FOLDER).is_dir() else LatticeModel
+        self.whole: LatticeModel | TextModel = kind.from_pretrained(folder / "model", trust_code=True)
+        self.model = self.whole.lattice if isinstance(self.whole, TextModel) else self.whole
         self.train_mean = self.data.splits["train"].tensors(SAMPLE)[1].mean(dim=0)
 
     def steps(self, last: int) -> list[dict[str, Any]]:

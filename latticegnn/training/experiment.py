@@ -221,7 +221,8 @@ def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, 
     r"""Make a row of each model of each variant: mean and deviation of every figure over the seeds, and what it cost.
 
     A row's ``difference`` compares the main figure (`main_metric`) on the same test rows and by seed: the variant's
-    lattice less the row's model; of a lattice, less the first variant's lattice where task and data are the same. It
+    lattice less the row's model; of a lattice, less the first variant's lattice where task and data (of token accuracy
+    also tokenizer and length of a row) are the same. It
     has two 95 % intervals: over seeds (Student's t with n - 1 degrees of freedom; none for one seed), for what starts
     and orders of rows change; and over test rows (the bootstrap intervals of the runs, averaged; for a baseline), for
     what another sample of rows would.
@@ -244,7 +245,7 @@ def gather(results: Mapping[tuple[str, int], dict[str, Any]]) -> list[dict[str, 
                 row |= _difference(gaps, "lattice", main_metric(*(result["table"][0] for result in own.values())))
                 for end in ("low", "high"):
                     row[f"difference_rows_{end}"] = statistics.fmean(m[f"lattice_minus_{end}"] for m in models)
-            elif models[0]["model"] == "lattice" and name != names[0] and main and _same_data(own, first):
+            elif models[0]["model"] == "lattice" and name != names[0] and main and _same_data(own, first, main):
                 gaps = [result["table"][0][main] - first[seed]["table"][0][main] for seed, result in own.items()]
                 row |= _difference(gaps, names[0], main)
             rows.append(row)
@@ -265,9 +266,17 @@ def _difference(gaps: list[float], to: str, metric: str | None) -> dict[str, Any
     return found
 
 
-def _same_data(results: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> bool:
-    pairs = [(result["data"], others[seed]["data"]) for seed, result in results.items()]
-    return all(own[key] == other[key] for own, other in pairs for key in ("task", "rows", "teacher", "source_sha256"))
+def _same_data(results: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], metric: str) -> bool:
+    """Tell whether two variants' figures are of the same rows; those of tokens also of the same tokens."""
+    known: dict[str, tuple[str, ...]] = {"data": ("task", "rows", "teacher", "source_sha256")}
+    if metric == "token_accuracy":
+        known["text"] = ("tokenizer", "length")  # a smaller vocabulary or a shorter row is an easier task
+    pairs = [
+        (result.get(part, {}), others[seed].get(part, {}), keys)
+        for seed, result in results.items()
+        for part, keys in known.items()
+    ]
+    return all(own.get(key) == other.get(key) for own, other, keys in pairs for key in keys)
 
 
 def _going_on(place: Path) -> list[str] | None:

@@ -26,6 +26,7 @@ from latticegnn.data.split import SAMPLE, EmbeddingSplit
 from latticegnn.lattice.storage import write_atomically
 from latticegnn.model import LatticeModel
 from latticegnn.predictor import save_companions
+from latticegnn.text_model import TextModel
 from latticegnn.training.checkpoints import ENTRY, differences, read, saved
 from latticegnn.training.configuration import CHECKPOINTS, RunCLI, quiet_engine
 from latticegnn.training.decoding import TEXT_BASELINES, Decoding
@@ -119,9 +120,8 @@ class Run:
         for side, places in learned.items():
             logger.info("learned %s ended at %s", side, [[round(x, 2) for x in place] for place in places])
         if self.trainer.is_global_zero:
-            whole = model if self.text is None else self.text.joined(self.module)
-            whole.save_pretrained(self.folder / "model")
-            save_companions(self.folder / "model", self.data)
+            self.whole.save_pretrained(self.folder / "model")
+            save_companions(self.folder / "model", self.data, answers=self.module.loss.embeds)
         for name, reference in self._references():
             self.table.add(name, reference.fitted, predict(reference, self.data.splits["test"]))
         for name, baseline in untrained.items():
@@ -145,6 +145,11 @@ class Run:
             write_atomically(self.folder / "metrics.json", json.dumps(result, indent=2).encode())
             _point_latest(self.folder)
         return result
+
+    @property
+    def whole(self) -> LatticeModel | TextModel:
+        """The lattice, with its text decoder where it has one; once the run was executed."""
+        return self.model if self.text is None else self.text.joined(self.module)
 
     def _introduce(self, module: EmbeddingModule) -> None:
         """Tell a module what it must know of the data."""

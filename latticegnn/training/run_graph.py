@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latticegnn.analysis.effective import effective_graph
+from latticegnn.text_model import inputs_of
 from latticegnn.training.analyses import FinishedRun
 
 if TYPE_CHECKING:
@@ -26,4 +27,5 @@ def graph_of_run(folder: Path, rows: int = 32) -> nx.DiGraph:
     if rows < 1:
         raise ValueError(f"an effective graph is that of at least one row; got rows {rows}; write 32.")
     run = FinishedRun(folder)
-    return effective_graph(run.model, run.data.splits["test"].tensors(rows)[0])
+    split = run.data.splits["test"]
+    return effective_graph(run.model, inputs_of(run.whole, split, split.spread(rows)))

@@ -24,6 +24,11 @@ class HonestTable:
     The main figure is token accuracy where the run has a text decoder, else MRR@10 where the right answer is looked
     for among others, else FVU; ``lattice_minus`` is the lattice's lead in it on the same rows, for rows that have it.
 
+    Token accuracy, exact match and F1 hold what was generated against the target's tokens, cut at the decoder's length;
+    BLEU and the re-embedded cosine against the whole target, for every model alike. Where texts are longer than a row,
+    as ``cut`` of the run's texts counts them, perfect rows stay below 1 in these two: what a decoder cannot write is
+    missing from its text.
+
     Args:
         data: Prepared.
         train_mean: Mean of the training targets [D].

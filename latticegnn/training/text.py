@@ -43,8 +43,9 @@ class TokenRows:
 
     def __init__(self, decoding: Decoding, texts: Texts, tokens: Mapping[str, int] | None) -> None:
         inputs, targets = texts["train"]
-        known = targets if tokens is None else [*inputs, *targets]
-        self.tokenizer: Tokenizer = decoding.build_tokenizer(list(dict.fromkeys(known)))
+        # As often as they come: of next words, each once, a vocabulary would not know the frequent ones.
+        known = targets if tokens is None or inputs is targets else [*inputs, *targets]
+        self.tokenizer: Tokenizer = decoding.build_tokenizer(known)
         own = {"vocab_size": self.tokenizer.vocab_size, "pad_id": self.tokenizer.pad_id}
         if tokens is not None and tokens != own:
             raise ValueError(
@@ -70,6 +71,8 @@ class TokenRows:
 
 class TextSide(nn.Module):
     r"""A text decoder beside a model, trained by the cross-entropy of the rows wanted, their ends included.
+
+    What the vocabulary cannot write is no label: it is counted as wrong, and not learned.
 
     Args:
         decoder: From what is read to tokens.

@@ -107,4 +107,7 @@ class TextRun:
     def card(self) -> dict[str, Any]:
         """Describe the texts in plain numbers and strings, fit for JSON."""
         tokenizer = self.rows.tokenizer
-        return {"tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "cut": self.rows.cut}
+        return {
+            "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size, "length": self.decoding.length,
+            "cut": self.rows.cut,
+        }  # fmt: skip

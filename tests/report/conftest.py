@@ -34,6 +34,10 @@ class Finished:
     model: LatticeModel
     data: SimpleNamespace
 
+    @property
+    def whole(self) -> LatticeModel:
+        return self.model
+
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:

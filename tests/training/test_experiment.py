@@ -262,6 +262,11 @@ def test_a_variant_with_tokens_is_compared_by_what_both_have() -> None:
     assert (found["metric"], found["compared"], found["difference"]) == ("token_accuracy", "lattice", 0.1)
     assert "difference" not in by_name["silent", "lattice"], "nothing that both have"
     assert "difference" not in by_name["silent", "mean"]
+    texts = [{"tokenizer": "a", "length": 3}, {"tokenizer": "a", "length": 3}, {"tokenizer": "a", "length": 2}]
+    same, alike, shorter = (silent | {"text": text} for text in texts)
+    compared = gather({("same", 0): same, ("alike", 0): alike, ("shorter", 0): shorter})
+    found = {row["variant"]: row.get("metric") for row in compared if row["model"] == "lattice"}
+    assert found == {"same": None, "alike": "token_accuracy", "shorter": None}, "shorter rows are another task"
     told = format_differences(rows).splitlines()
     assert told[1].startswith("spoken − plain: fvu -0.1000")
     assert told[2].startswith("spoken: lattice − majority: token_accuracy +0.1000")

@@ -14,13 +14,20 @@ from latticegnn.analysis.metrics import paired_difference
 from latticegnn.analysis.text_metrics import token_statistics
 from latticegnn.cli import main
 from latticegnn.data import Tokenizer
+from latticegnn.lattice import from_networkx
 from latticegnn.model import LatticeModel
+from latticegnn.report.experiment import draw_experiment
+from latticegnn.report.html import write_report
 from latticegnn.report.run import read_history
 from latticegnn.text_model import TextModel
 from latticegnn.training import callbacks
+from latticegnn.training.analyses import Analyses, analyse
 from latticegnn.training.checkpoints import saved
 from latticegnn.training.decoding import TEXT_BASELINES, Decoding
+from latticegnn.training.experiment import gather
 from latticegnn.training.fit import Run
+from latticegnn.training.run_graph import graph_of_run
+from latticegnn.training.text import TextSide, TokenRows
 
 BOTH = "--loss.reconstruction 1 --loss.cosine 1"
 TOKENS = '--model.tokens {"vocab_size":29,"pad_id":0}'
@@ -336,6 +343,51 @@ def test_the_doctor_looks_at_the_texts_and_times_the_decoder(text_config, capsys
 
 def test_a_finished_run_is_analysed_as_others_are(learned) -> None:
     assert main(["analyse", str(learned.folder), "--steps", "4"]) == 0
+
+
+def test_a_vocabulary_knows_the_frequent_words_and_the_unknown_is_neither_taught_nor_answered() -> None:
+    targets = ["the"] * 4 + ["a"] * 3 + [f"rare{k}" for k in range(6)]
+    inputs = [f"row {k}" for k in range(len(targets))]
+    decoding = Decoding("linear", length=2, tokenizer={"kind": "whitespace", "vocab_size": 6})
+    rows = TokenRows(decoding, {"train": (inputs, targets), "validation": (inputs, targets)}, None)
+    tokenizer = rows.tokenizer
+    assert tokenizer.decode(rows.targets["train"][[0, 4]]) == ["the", "a"], "by how often they come"
+    unknown = rows.targets["train"] == tokenizer.unk_id
+    assert int(unknown.sum()) == 6
+    side = TextSide(decoding.build(3, tokenizer, channels=1, seed=0), rows, "code", weight=1.0)
+    with torch.no_grad():
+        side.decoder.map.weight.zero_()
+        side.decoder.map.bias.zero_().view(2, -1)[0, tokenizer.unk_id] = 9.0
+    shares = side.shares(torch.zeros(13, 3), torch.arange(13))
+    assert shares[:, 0].tolist() == [0.0] * 13, "the unknown is no right answer"
+    assert shares[:, 1].tolist() == [1.0] * 13, "but wanted"
+    assert shares[:, 3].tolist() == [2.0] * 7 + [1.0] * 6, "and of its rows the end alone is learned"
+    side.term(torch.zeros(13, 3), torch.arange(13)).backward()
+    assert float(side.decoder.map.bias.grad.view(2, -1)[0, tokenizer.unk_id]) > 0, "pushed down, never up"
+
+
+def test_pages_and_pictures_tell_of_rows_with_and_without_embeddings(learned, tmp_path) -> None:
+    page = write_report(learned, output=tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<th scope="col">written</th>' in page
+    assert '<th scope="col">nearest held-out target</th>' in page
+    result = json.loads((learned.folder / "metrics.json").read_text())
+    rows = gather({("one", 0): result, ("two", 0): result})
+    assert [file.name for file in draw_experiment(tmp_path, rows, {})] == ["ablation_token_accuracy.png"]
+
+
+def test_a_run_that_takes_tokens_is_shown_and_looked_at_by_its_tokens(text_config, tmp_path, refuses) -> None:
+    words = [*TOKENS.split(), "--decoder.kind", "ports", "--trainer.max_epochs", "1", "--run_name", "run"]
+    assert main(["fit", "--config", str(text_config), "--run_dir", str(tmp_path), *words]) == 0
+    folder = tmp_path / "run"
+    assert (folder / "figures" / "signal.png").is_file()
+    assert list((folder / "logs").glob("events*"))
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="col">written</th>' in page
+    assert "nearest held-out target" not in page, "no embedding was trained"
+    graph = from_networkx(graph_of_run(folder, rows=2))
+    assert int(graph.arrival[graph.input_mask].min()) == 0
+    with refuses("judges a lattice's embeddings", "by loss.tokens alone", "give loss.reconstruction a weight"):
+        analyse(folder, Analyses(steps=2))
 
 
 @pytest.mark.slow
