@@ -59,6 +59,11 @@ class TokenRows:
         if tokens is not None:
             self.inputs = {name: self._rows(given, decoding) for name, (given, _) in texts.items()}
 
+    def unknown(self, tokens: Tensor) -> Tensor:
+        """Tell tokens that stand for what the vocabulary cannot write: nobody should learn to say them."""
+        unknown = self.tokenizer.unk_id
+        return torch.zeros_like(tokens, dtype=torch.bool) if unknown is None else tokens == unknown
+
     def _rows(self, texts: Sequence[str], decoding: Decoding) -> Tensor:
         return self.tokenizer.encode(texts, decoding.length, eos=True)[0]
 
@@ -109,9 +114,8 @@ class TextSide(nn.Module):
         """
         tokens, labels = self._wanted("validation", index, code)
         logits = self.decoder(code, tokens).float()
-        unknown = -1 if self.rows.tokenizer.unk_id is None else self.rows.tokenizer.unk_id
-        counted = (labels != IGNORED) & (labels != self.decoder.eos_id)
-        right = (logits.argmax(dim=-1) == labels) & counted & (labels != unknown)
+        counted = until_end(tokens, self.decoder.eos_id) & (tokens != self.decoder.eos_id)
+        right = (logits.argmax(dim=-1) == labels) & counted
         each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
         sums = each.view_as(labels).sum(dim=1)
         return torch.stack([right.sum(dim=1), counted.sum(dim=1), sums, (labels != IGNORED).sum(dim=1)], dim=1)
@@ -122,9 +126,10 @@ class TextSide(nn.Module):
         return self.weight * sums / each, right / counted
 
     def _wanted(self, split: str, index: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Give rows of tokens, and the same as labels, in which padding is ignored."""
+        """Give rows of tokens, and the same as labels, in which padding and the unknown are ignored."""
         tokens = self.rows.targets[split][index.cpu()].to(code.device)
-        return tokens, tokens.masked_fill(~until_end(tokens, self.decoder.eos_id), IGNORED)
+        labels = tokens.masked_fill(~until_end(tokens, self.decoder.eos_id), IGNORED)
+        return tokens, labels.masked_fill(self.rows.unknown(tokens), IGNORED)
 
 
 def attached(

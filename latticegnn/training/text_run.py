@@ -77,14 +77,16 @@ class TextRun:
         Args:
             name: "majority", one row for all inputs, or "bigram".
         """
-        train, test = self.data.splits["train"], self.data.splits["test"]
+        train, test, rows = self.data.splits["train"], self.data.splits["test"], self.rows.targets["train"]
+        unknown = self.rows.unknown(rows)
         if name == "bigram":
-            rows, contexts = bigram(train.input_texts, self.rows.targets["train"], test.input_texts)
-            return contexts, rows
+            whole = (~unknown.any(dim=1)).nonzero().flatten()
+            answers, contexts = bigram([train.input_texts[i] for i in whole], rows[whole], test.input_texts)
+            return contexts, answers
         tokenizer = self.rows.tokenizer
         assert tokenizer.eos_id is not None
         head = MajorityHead(1, tokenizer.vocab_size, self.decoding.length, tokenizer.pad_id, tokenizer.eos_id)
-        head.fit(self.rows.targets["train"])
+        head.fit(rows.masked_fill(unknown, tokenizer.pad_id))  # which it never chooses
         return head.logits.numel(), head.generate(self.inputs("test").new_zeros(len(test), 1).float())
 
     def generated(self, module: EmbeddingModule) -> Tensor:
