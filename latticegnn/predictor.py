@@ -15,6 +15,7 @@ import torch
 from latticegnn.answers import TEXTS_FILE, AnswerIndex, answers_of
 from latticegnn.data.datamodule import EmbeddingData
 from latticegnn.data.sources import sha256_of
+from latticegnn.data.teacher import usable_device
 from latticegnn.data.teacher_card import read_teacher, rebuild_teacher, write_teacher
 from latticegnn.model import LatticeModel
 from latticegnn.nn import Generation
@@ -60,13 +61,14 @@ class Predictor:
 
     Raises:
         FileNotFoundError: When the folder holds no saved model.
-        ValueError: When the model or a file beside it is damaged, names code that is not trusted, or the teacher given
-            is of another dimension.
+        ValueError: When the model or a file beside it is damaged, names code that is not trusted, the teacher given is
+            of another dimension, or this machine has no such device.
     """
 
     def __init__(
         self, folder: str | Path, teacher: Encoder | None = None, device: str = "cpu", trust_code: bool = False
     ) -> None:
+        usable_device(device)
         self.folder = model_folder(Path(folder))
         self.has_decoder = (self.folder / DECODER_FOLDER).is_dir()
         self._text = TextModel.from_pretrained(self.folder, trust_code).to(device) if self.has_decoder else None

@@ -26,11 +26,14 @@ def index(arguments: list[str]) -> int:
 def serve(arguments: list[str]) -> int:
     """Answer requests over HTTP by a trained model, until SIGINT or SIGTERM."""
     from latticegnn.service import Limits, run
+    from latticegnn.training.errors import config_files, read_mapping
 
     parser = command_parser("serve", "Answer requests over HTTP by a trained model. See docs/serve.md.")
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
     parser.add_function_arguments(run, skip={"limits"})
     parser.add_class_arguments(Limits, "limits")
+    for file in config_files(arguments):
+        read_mapping(file)  # the parser's own words for a file that cannot be read are no help
     settings = parsed(parser, arguments)
     del settings["config"]
     run(**settings)

@@ -93,7 +93,7 @@ class Teacher:
         kind, _, name = source.partition(":")
         known = preset(name) if kind == "preset" else PRESETS.get(name) if kind == "packaged" else None
         self.source = source
-        self.device = _device(device)
+        self.device = usable_device(device)
         self.trust_remote_code = trust_remote_code
         self.dtype: Dtype = dtype
         self.truncated = 0
@@ -274,7 +274,12 @@ def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
 
 
-def _device(device: str) -> torch.device:
+def usable_device(device: str) -> torch.device:
+    """Return a device that computes here.
+
+    Raises:
+        ValueError: When there is no such device, or this machine has none.
+    """
     try:
         found = torch.device(device)
         torch.empty(1, device=found)

@@ -27,6 +27,12 @@ from latticegnn.screening import ready_texts
 REPORTED = 20
 """Bad lines that are told one by one."""
 
+ONLY_FOR: dict[Output, dict[str, Any]] = {
+    "answers": {"k": 5, "answers": None, "backend": "exact"},
+    "text": {"generation": Generation()},
+}
+"""Options that only one output listens to, with their defaults."""
+
 BROKEN_PIPE = 141
 """Exit status of a program whose reader is gone, as the shell gives it."""
 
@@ -71,6 +77,7 @@ def predict(settings: Any) -> int:
         predictor.answer_from(predictor.index.searched_by(settings.backend))
     most: Output = "text" if predictor.has_decoder else "embedding" if predictor.index is None else "answers"
     wanted = Wanted(settings["as"] or most, settings.k, settings.generation)
+    _refuse_unused(settings, wanted.output)
     predictor.check(wanted.output, wanted.k)
     target: Path | IO[bytes] = sys.stdout.buffer if settings.output == "-" else Path(settings.output)
     output = open_output(target, _identity(predictor, wanted, settings), predictor.dim, settings.resume)
@@ -135,6 +142,10 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
     text = settings.get("text")
     if text is not None and settings.input is not None:
         raise ValueError(f"inputs come from one place; got --text and --input {settings.input}; leave one out.")
+    if text is not None and (settings.format, settings.field, settings.encoding) != ("auto", None, "utf-8"):
+        raise ValueError(
+            "--format, --field and --encoding are for files and pipes; got one beside --text; leave it out."
+        )
     if text is not None:
         opened = partial(Inputs, BytesIO(json.dumps({"text": text}).encode()), "jsonl", name="--text")
     elif settings.input is not None:
@@ -161,6 +172,15 @@ def _opened(settings: Any) -> tuple[Predictor, Callable[[], Inputs]]:
     # It would say of every batch how many texts it cut; the summary says it once.
     logging.getLogger("latticegnn").setLevel(logging.ERROR)
     return predictor, opened
+
+
+def _refuse_unused(settings: Any, output: Output) -> None:
+    for kind, options in ONLY_FOR.items():
+        for name, default in options.items():
+            if kind != output and settings[name] != default:
+                raise ValueError(
+                    f"--{name} is for --as {kind}; got it with --as {output}, which has no use for it; leave it out."
+                )
 
 
 def _identity(predictor: Predictor, wanted: Wanted, settings: Any) -> Identity:

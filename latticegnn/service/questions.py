@@ -90,8 +90,10 @@ def read_question(body: bytes, model: Predicts, limits: Limits) -> Question:
     name = "texts" if "texts" in asked else "embeddings"
     rows = asked[name]
     if not isinstance(rows, list) or not 1 <= len(rows) <= limits.request_rows:
-        got = f"{len(rows)} rows" if isinstance(rows, list) else type(rows).__name__
-        _refuse(f"{name} must be a list of 1 to {limits.request_rows} rows", got, "send the others in further requests")
+        rule = f"{name} must be a list of 1 to {limits.request_rows} rows"
+        if not isinstance(rows, list):
+            _refuse(rule, type(rows).__name__, "put it into brackets")
+        _refuse(rule, f"{len(rows)} rows", "send the others in further requests" if rows else "send at least one")
     output = _output(asked, model)
     inputs = _texts(rows, limits) if name == "texts" else _embeddings(rows, model.dim)
     return Question(inputs, output, _k(asked, output, limits))
@@ -153,7 +155,7 @@ def _texts(rows: list[Any], limits: Limits) -> list[str]:
         if not isinstance(text, str):
             _refuse("every text must be a string", f"{shown(text)} as text {index}", "put it into quotes")
         if not text or text.isspace():
-            _refuse("a text must have words", f"{shown(text)} as text {index}", "leave it out")
+            _refuse("a text must have words", f"{text[:20]!r} as text {index}", "leave it out")
         if len(text) > limits.text_characters:
             rule = f"a text has at most {limits.text_characters} characters"
             _refuse(rule, f"{len(text)} in text {index}", "shorten it, or send it in parts")

@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -19,6 +19,7 @@ _UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|Option ')([^\s=']+)")
 _SECTION = re.compile(r"""Parser key "([\w.]+)": Unable to load config '(.*?)' - (Parser key .*)$""")
 _WITHIN = re.compile(r"^\s*- (.*)$", re.MULTILINE)
 _WRONG = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$')
+_FIELD = re.compile(r"""class_path '[\w.]+': Parser key "(\w+)": Expected .*? Got value: (.*?) - Expected""")
 _NAMES: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
     dict: "a mapping", list: "a list", tuple: "a list", types.NoneType: "null",
@@ -53,7 +54,7 @@ class OneLineParser(ArgumentParser):
 
 def config_files(arguments: Sequence[str]) -> Iterator[Path]:
     """Name the files that ``--config`` (or ``-c``) gives, in their order."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word in ("--config", "-c") and following:
             yield Path(following)
         elif word.startswith("--config="):
@@ -62,7 +63,7 @@ def config_files(arguments: Sequence[str]) -> Iterator[Path]:
 
 def option(arguments: Sequence[str], name: str) -> str | None:
     """Return what a command line gives for an option; None where it does not."""
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if word == name and following:
             return following
         if word.startswith(f"{name}="):
@@ -134,10 +135,20 @@ def _three_parts(parser: ArgumentParser, text: str) -> str:
         return f"a setting must be a key that {parser.prog} knows; got '{key}'; {remedy}"
     hint = getattr(actions.get(wrong[1]), "_typehint", None) if wrong else None
     if wrong and hint is not None:
-        near = difflib.get_close_matches(wrong[2].strip("[]"), list(_literals(hint)), n=1)
+        name, got, field = wrong[1], wrong[2], _FIELD.search(text)
+        fields = _fields(hint)
+        if field and field[1] in fields:
+            name, got, hint = f"{name}.{field[1]}", field[2], fields[field[1]]
+        near = difflib.get_close_matches(got.strip("[]"), list(_literals(hint)), n=1)
         remedy = f"did you mean '{near[0]}'?" if near else help_line
-        return f"{wrong[1]} must be {_in_words(hint)}; got {wrong[2]}; {remedy}"
+        return f"{name} must be {_in_words(hint)}; got {got}; {remedy}"
     return f"{text.rstrip('.')}; {help_line}"
+
+
+def _fields(hint: Any) -> dict[str, Any]:
+    """Name the fields of the only dataclass that a type hint allows, with their types."""
+    found = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+    return get_type_hints(found[0]) if len(found) == 1 else {}
 
 
 def _nearest(key: str, known: Sequence[str]) -> list[str]:

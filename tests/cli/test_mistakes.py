@@ -290,6 +290,23 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         ("analyse", "run", "--stopping", "{steps: null}"),
         ("stopping needs tolerances or numbers of steps", "and None", "write tolerances: [0.1, 0.01]"),
     ),
+    "fit: nothing": (("fit",), ("max_epochs must be at least 1", "got None", "set it")),
+    "no such decoder": (
+        (*FIT, "--decoder.kind", "liner"),
+        ("decoder.kind must be one of transformer, linear", "got liner", "did you mean 'linear'?"),
+    ),
+    "a decoder's length in words": (
+        (*FIT, "--decoder", "{kind: linear, length: many}"),
+        ("decoder.length must be a whole number", "got many", "see `latticegnn fit --help`"),
+    ),
+    "serve: no file": (
+        ("serve", "--config", "none.yaml"),
+        ("a configuration is a YAML file", "none.yaml is not a file", "check the path"),
+    ),
+    "predict: no device": (
+        ("predict", "--model", "run", "--text", "a", "--device", "abacus"),
+        ("a torch device that this machine has", "'abacus'", "Use 'cpu'"),
+    ),
     "doctor: key": (
         ("doctor", "--config", "tiny.yaml", "--model.stps", "9"),
         ("must be a key", "got 'model.stps'", "did you mean 'model.steps'?"),

@@ -302,6 +302,10 @@ def test_what_does_not_belong_together_is_not_gone_on_with(here, saved, call, sa
         (("--input", "narrow.npy"), ("the model's dimension, 32", "narrow.npy has 7", "embed with the teacher")),
         (("--input", "in.txt", "--format", "vectors"), ("must be a .npy", "in.txt", "numpy.save")),
         (("--input", "in.txt", "--field", "q"), ("a field belongs to jsonl", "'q'", "leave it out")),
+        (("--text", "a", "--as", "embedding", "--k", "3"), ("--k is for --as answers", "--as embedding", "leave it")),
+        (("--text", "a", "--generation.seed", "1"), ("--generation is for --as text", "--as answers", "leave it")),
+        (("--text", "a", "--encoding", "utf-16"), ("for files and pipes", "beside --text", "leave it out")),
+        (("--text", "a", "--device", "abacus"), ("that this machine has", "'abacus'", "Use 'cpu'")),
         (("--text", "a", "--teacher", "./none"), ("must be an existing directory", "./none", "Check the path")),
     ],
 )
