@@ -94,22 +94,6 @@ def table(learned) -> dict[str, dict]:
     return {row["model"]: row for row in json.loads((learned.folder / "metrics.json").read_text())["table"]}
 
 
-def test_nobody_learns_to_say_what_the_vocabulary_cannot_write(text_config, tmp_path, begin) -> None:
-    """With four words that are known, most targets are unknown: neither a label nor the majority's answer."""
-    tokenizer = json.dumps({"kind": "whitespace", "vocab_size": 8})
-    run = begin(tmp_path, "--decoder.tokenizer", tokenizer, "--trainer.max_epochs", "1", "--baselines", "[majority]")
-    run.execute()
-    text, rows = run.module.text, run.text.rows
-    unknown = rows.tokenizer.unk_id
-    assert (rows.targets["train"] == unknown).float().mean() > 0.3
-    tokens, labels = text._wanted("train", torch.arange(9), torch.zeros(1))
-    assert bool((tokens == unknown).any())
-    assert torch.equal(labels == -100, (tokens == unknown) | (tokens == rows.tokenizer.pad_id))
-    _, majority = run.text.counted("majority")
-    assert not bool((majority == unknown).any())
-    assert not bool((run.text.generated(run.module) == unknown).any())
-
-
 def test_held_out_texts_are_written_and_the_majority_s_are_not(table) -> None:
     assert table["lattice"]["token_accuracy"] > 0.6
     assert table["linear_full"]["token_accuracy"] > 0.6
