@@ -21,7 +21,7 @@ test: setup
 	$(PY) -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: setup
-	$(PY) -m pytest -m slow $(ARGS)
+	$(PY) -m pytest -n auto --maxprocesses 4 -m slow $(ARGS)
 
 check: setup
 	$(PY) -m ruff check .
