@@ -20,6 +20,7 @@ _SECTION = re.compile(r"""Parser key "([\w.]+)": Unable to load config '(.*?)' -
 _WITHIN = re.compile(r"^\s*- (.*)$", re.MULTILINE)
 _WRONG = re.compile(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$')
 _FIELD = re.compile(r"""class_path '[\w.]+': Parser key "(\w+)": Expected .*? Got value: (.*?) - Expected""")
+_RANGE = re.compile(r'Parser key "([\w.]+)": Not of type \w+: (.*) does not conform to restriction (\S.*)$')
 _NAMES: dict[Any, str] = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path",
     dict: "a mapping", list: "a list", tuple: "a list", types.NoneType: "null",
@@ -133,6 +134,9 @@ def _three_parts(parser: ArgumentParser, text: str) -> str:
         near = _nearest(key, list(actions))
         remedy = f"did you mean '{near[0]}'?" if near else help_line
         return f"a setting must be a key that {parser.prog} knows; got '{key}'; {remedy}"
+    beyond = _RANGE.search(text)
+    if beyond:
+        return f"{beyond[1]} must be a number v with {beyond[3]}; got {beyond[2]}; {help_line}"
     hint = getattr(actions.get(wrong[1]), "_typehint", None) if wrong else None
     if wrong and hint is not None:
         name, got, field = wrong[1], wrong[2], _FIELD.search(text)

@@ -299,6 +299,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--decoder", "{kind: linear, length: many}"),
         ("decoder.length must be a whole number", "got many", "see `latticegnn fit --help`"),
     ),
+    "experiment: no workers": (
+        ("experiment", "--config", "sweep.yaml", "--workers", "0"),
+        ("workers must be a number v with v>0", "got 0", "see `latticegnn experiment --help`"),
+    ),
     "serve: no file": (
         ("serve", "--config", "none.yaml"),
         ("a configuration is a YAML file", "none.yaml is not a file", "check the path"),
