@@ -55,6 +55,7 @@ def test_swap_a_layer() -> None:
         assert float(after) < 0.05
 
 
+@pytest.mark.slow
 def test_self_autoencoding_digits(tmp_path) -> None:
     output = run(DIGITS.name, "--quick", "--folder", str(tmp_path))
     rows = dict(re.findall(r"^  (\S.*?) {2,}([\d.]+)", output, flags=re.MULTILINE))
