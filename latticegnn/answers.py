@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -138,10 +139,11 @@ class AnswerIndex:
         empty = np.empty((0, min(k, len(self))))
         return np.concatenate([empty, *scores]), np.concatenate([empty.astype(np.int64), *places])
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``answers.jsonl`` and ``vectors.safetensors`` into a folder; each file appears whole or not at all."""
         from safetensors.numpy import save
 
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows: list[dict[str, str]] = [{"text": text} for text in self.texts]
         for row, title in zip(rows, self.titles or (), strict=False):
@@ -153,7 +155,7 @@ class AnswerIndex:
         write_atomically(folder / VECTORS_FILE, save({"vectors": self.vectors}, header))
 
     @classmethod
-    def load(cls, folder: Path) -> AnswerIndex:
+    def load(cls, folder: str | os.PathLike[str]) -> AnswerIndex:
         """Read what `save` wrote.
 
         Raises:
@@ -162,6 +164,7 @@ class AnswerIndex:
         """
         from safetensors import safe_open
 
+        folder = Path(folder)
         for name in (TEXTS_FILE, VECTORS_FILE):
             if not (folder / name).is_file():
                 raise FileNotFoundError(

@@ -1,6 +1,7 @@
 """What the pages of docs say runs, builds, and is what the code holds."""
 
 import re
+from ast import literal_eval
 from pathlib import Path
 from typing import get_args
 
@@ -8,15 +9,18 @@ import pytest
 import yaml
 
 from latticegnn.data import PRESETS
+from latticegnn.inference.command import add_predict_arguments
 from latticegnn.lattice.placement import PLACEMENTS
 from latticegnn.lattice.spec import Boundary
 from latticegnn.nn.modes import MODES
 from latticegnn.nn.stopping import CRITERIA
 from latticegnn.training.configuration import RunCLI
+from latticegnn.training.errors import OneLineParser
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 DYNAMICS = (ROOT / "docs" / "dynamics.md").read_text(encoding="utf-8")
+PREDICT = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
 SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
 
 
@@ -40,6 +44,24 @@ def test_the_snippets_on_dynamics_run(tmp_path, monkeypatch, capsys) -> None:
     stopping, size = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\[(\d+, ){3}\d+\] \[(\w+, ){3}\w+\]", stopping)
     assert size == "35 20 True"
+
+
+def test_the_snippets_on_prediction_run(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", PREDICT, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "docs/predict.md", "exec"), names)
+    assert len(names["predictor"].predict(["a"])[0]["embedding"]) == names["predictor"].dim == 384
+    answers, count = capsys.readouterr().out.splitlines()
+    assert len(set(literal_eval(answers)) & set(names["answers"])) == 2
+    assert count == "2"
+
+
+def test_the_options_of_prediction_are_told() -> None:
+    parser = OneLineParser(prog="latticegnn predict")
+    add_predict_arguments(parser)
+    options = {word.split(".")[0] for action in parser._actions for word in action.option_strings if "--" in word}
+    assert {option for option in options if f"`{option}" not in PREDICT} == {"--help", "--device"}
 
 
 @pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DYNAMICS, flags=re.DOTALL))

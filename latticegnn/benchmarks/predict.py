@@ -73,8 +73,8 @@ def latency(predictor: Predictor, texts: list[str]) -> tuple[Table, list[Claim]]
     ]
     note = (
         f"{len(texts) - warm} sentences, each alone, after {warm} to warm up: the default lattice, all-MiniLM-L6-v2, "
-        f"the five nearest of {ANSWERS:,} answers. One thread, in turn; by the clock, which other programs stretch, and "
-        "in CPU time, which they do not."
+        f"the five nearest of {ANSWERS:,} answers. One thread, in turn; by the clock, which other programs stretch, "
+        "and in CPU time, which they do not."
     )
     return Table("One question", note, lines), [
         Claim("a question to its answers, median by the clock", lines[-1]["median ms"], LATENCY, unit="ms"),

@@ -40,12 +40,13 @@ def told(teacher: Encoder | None) -> dict[str, str] | None:
     return {"name": repr(teacher), "source": teacher.source, "fingerprint": teacher.fingerprint}
 
 
-def write_teacher(folder: Path, teacher: Encoder) -> None:
+def write_teacher(folder: str | os.PathLike[str], teacher: Encoder) -> None:
     """Write ``teacher.json`` into a saved model's folder, whole or not at all.
 
     The settings hold what the teacher resolved, not what was left to its defaults, and paths are absolute. The device
     is no part of them.
     """
+    folder = Path(folder)
     content = {
         "format": FORMAT,
         "settings": _settings(teacher),
@@ -61,13 +62,13 @@ def write_teacher(folder: Path, teacher: Encoder) -> None:
         part.unlink(missing_ok=True)
 
 
-def read_teacher(folder: Path) -> TeacherCard | None:
+def read_teacher(folder: str | os.PathLike[str]) -> TeacherCard | None:
     """Read what `write_teacher` wrote; None where the model has no such file, as one trained on prepared embeddings.
 
     Raises:
         ValueError: When the file is damaged.
     """
-    file = folder / TEACHER_FILE
+    file = Path(folder) / TEACHER_FILE
     if not file.is_file():
         return None
     try:
@@ -86,7 +87,9 @@ def read_teacher(folder: Path) -> TeacherCard | None:
     return card
 
 
-def rebuild_teacher(folder: Path, device: str = "cpu", trust_code: bool = False) -> Teacher | WordVectors:
+def rebuild_teacher(
+    folder: str | os.PathLike[str], device: str = "cpu", trust_code: bool = False
+) -> Teacher | WordVectors:
     """Build the teacher that a saved model's ``teacher.json`` names, and check that it is still the same one.
 
     Args:
@@ -107,7 +110,7 @@ def rebuild_teacher(folder: Path, device: str = "cpu", trust_code: bool = False)
     settings = dict(card.settings)
     if settings.get("trust_remote_code") and not trust_code:
         raise ValueError(
-            f"A teacher's own code runs only where it is trusted; {folder / TEACHER_FILE} asks for that of "
+            f"A teacher's own code runs only where it is trusted; {Path(folder) / TEACHER_FILE} asks for that of "
             f"{settings.get('source')!r}. Read its Python files, then pass trust_code=True."
         )
     if "path" not in settings:

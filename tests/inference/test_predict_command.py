@@ -5,11 +5,8 @@ import json
 import os
 import resource
 import shutil
-import signal
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -365,60 +362,3 @@ def test_a_reader_that_goes_away_ends_it(here, saved, call) -> None:
     reader.join()
     assert status == 141
     assert "the reader of the output is gone after" in err[0]
-
-
-def program(*words: object, **more: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "latticegnn", *map(str, words)]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, **more)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("suffix", [".jsonl", ".npy"])
-def test_killed_at_random_moments(suffix, here, saved, predictor) -> None:
-    lines = [f"{line} {row}" for row in range(80) for line in LINES]
-    Path("in.txt").write_text("\n".join(lines))
-    output, kills, wait = Path(f"out{suffix}"), 0, np.random.default_rng(0)
-    beside = Path(f"out{suffix}.progress.json")
-    words = ("--input", "in.txt", "--output", output, "--batch_size", 5, "--as", "embedding", "--resume")
-    while kills < 3:
-        running = program("predict", "--model", saved.folder, *words)
-        before = json.loads(beside.read_text())["lines"] if beside.exists() else 0
-        while running.poll() is None and (not beside.exists() or json.loads(beside.read_text())["lines"] <= before):
-            time.sleep(0.005)
-        time.sleep(wait.uniform(0, 0.4))
-        running.send_signal(signal.SIGKILL)
-        kills += running.wait() == -signal.SIGKILL
-    assert program("predict", "--model", saved.folder, *words).wait() == 0
-    if suffix == ".npy":
-        found = np.load(output)
-    else:
-        rows = rows_of(output.read_bytes().splitlines())
-        assert [row["line"] for row in rows] == list(range(1, len(lines) + 1))
-        found = np.array([row["embedding"] for row in rows])
-    expected = predictor.predict(lines)
-    np.testing.assert_allclose(found, [row["embedding"] for row in expected], rtol=0, atol=1e-6)
-
-
-PEAK = """
-import resource, sys
-from latticegnn.cli import main
-status = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
-sys.exit(status)
-"""
-
-
-@pytest.mark.slow
-def test_a_stream_takes_no_more_memory_than_a_line(saved) -> None:
-    peaks = []
-    for count in (2_000, 60_000):
-        numbers = subprocess.Popen(["seq", str(count)], stdout=subprocess.PIPE)
-        command = [sys.executable, "-c", PEAK, "predict", "--model", str(saved.folder), "--k", "1"]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, stdin=numbers.stdout, capture_output=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr
-        assert numbers.wait() == 0
-        assert len(done.stdout.splitlines()) == count
-        peaks.append(int(done.stderr.split()[-1]) / 1e6)
-    assert peaks[1] < 1
-    assert peaks[1] - peaks[0] < 0.03, peaks

@@ -258,7 +258,7 @@ def head(width: int, tokenizer: Tokenizer) -> LinearHead:
     return made
 
 
-def test_texts_come_from_the_decoder(saved, tmp_path, tokenizer) -> None:
+def test_texts_come_from_the_decoder(saved, tmp_path, tokenizer, call) -> None:
     lattice = lg.LatticeModel.from_pretrained(saved.folder)
     text_model = lg.TextModel(lattice, head(32, tokenizer), tokenizer)
     text_model.save_pretrained(tmp_path / "model")
@@ -272,6 +272,13 @@ def test_texts_come_from_the_decoder(saved, tmp_path, tokenizer) -> None:
     many = predictor.predict(TEXTS[:30], "text", generation=drawn)
     assert [predictor.predict([text], "text", generation=drawn)[0] for text in TEXTS[:30]] == many
     assert many != predictor.predict(TEXTS[:30], "text", generation=lg.Generation("sample", temperature=3.0, seed=5))
+    words = ("predict", "--model", tmp_path / "model", "--text", TEXTS[3])
+    assert [json.loads(line) for line in call(*words)[1]] == [{"line": 1} | predictor.predict(TEXTS[3:4], "text")[0]]
+    drawing = ("--generation.strategy", "sample", "--generation.temperature", "3.0", "--generation.seed", "4")
+    assert [json.loads(line) for line in call(*words, *drawing)[1]] == [{"line": 1} | many[3]]
+    status, _, err = call(*words, "--generation.top_k", 3)
+    assert status == 2
+    assert "bear on draws" in err[0]
 
 
 def test_a_lattice_of_token_ids_reads_texts_itself(tmp_path, tokenizer, refuses, save_lattice) -> None:
