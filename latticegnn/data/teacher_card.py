@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from latticegnn.data.build import build_teacher
 from latticegnn.data.teacher import Teacher
 from latticegnn.data.words import WordVectors
-from latticegnn.lattice.storage import write_atomically
 
 if TYPE_CHECKING:
     from latticegnn.data.cache import Encoder
@@ -55,7 +54,12 @@ def write_teacher(folder: str | os.PathLike[str], teacher: Encoder) -> None:
         "fingerprint": teacher.fingerprint,
         "dim": teacher.dim,
     }
-    write_atomically(folder / TEACHER_FILE, json.dumps(content, indent=2).encode())
+    part = folder / f".{TEACHER_FILE}.{os.getpid()}"
+    try:
+        part.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        os.replace(part, folder / TEACHER_FILE)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_teacher(folder: str | os.PathLike[str]) -> TeacherCard | None:
