@@ -170,7 +170,7 @@ def launched(folder: Path) -> Iterator[tuple[int, Any]]:
     import psutil  # type: ignore[import-untyped]
 
     words = [sys.executable, "-m", "latticegnn", "serve", "--model", str(folder), "--port", "0"]
-    words += ["--limits.transfer_seconds", str(_TRANSFER)]
+    words += ["--limits.transfer_seconds", str(_TRANSFER), "--limits.keep_alive_seconds", "600"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (
         tempfile.TemporaryFile("w+") as log,
