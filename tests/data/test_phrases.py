@@ -4,8 +4,8 @@ import ast
 
 import pytest
 
-from latticegnn.data import EmbeddingData, Source, next_tokens, phrases
-from latticegnn.data.partition import Row, key
+from latticegnn.data import EmbeddingData, Source, phrases
+from latticegnn.data.partition import Row, key, partition
 from latticegnn.data.phrases import FREQUENT, frequent, known_words, names, next_token, words_of
 
 
@@ -86,8 +86,18 @@ def test_a_sentence_is_cut_before_a_word_or_mark() -> None:
     assert next_token(Row("Too short.", None, "io")) is None
 
 
+def test_rows_with_labels_are_known_by_their_inputs_alone() -> None:
+    rows = [Row(f"text {k}", "same", f"group {k}") for k in range(20)] + [Row("text 3", "other", "group 99")]
+    corpus = partition("labels", rows, None, 0, labels=True)
+    assert sum(map(len, corpus.splits.values())) == 20
+    assert corpus.skipped["duplicate"] == 1
+    assert all(set(split.targets or ()) == {"same"} for split in corpus.splits.values())
+
+
+@pytest.mark.slow
 def test_next_words_recur_and_their_beginnings_do_not() -> None:
-    corpus = next_tokens()
+    corpus = Source("next_token").corpus(0)
+    assert corpus.name == "next_token"
     inputs = [key(text) for split in corpus.splits.values() for text in split.inputs]
     assert len(inputs) == len(set(inputs)) > 14000
     train, test = corpus.splits["train"], corpus.splits["test"]
@@ -97,7 +107,6 @@ def test_next_words_recur_and_their_beginnings_do_not() -> None:
 
 def test_the_loader_knows_both_tasks(refuses) -> None:
     assert Source("phrases", words=(2, 3)).corpus(0).name == "phrases"
-    assert Source("next_token").corpus(0).name == "next_token"
     with refuses("`words` belongs to the task 'phrases'", "task 'qa' with [2, 3]", "Leave it out"):
         Source("qa", words=(2, 3))
     with refuses("next words do", "['next_token', 'qa']", "alone"):
