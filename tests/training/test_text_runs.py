@@ -1,6 +1,8 @@
 """Runs that train a text decoder: small ones on two-word texts whose words a teacher of word vectors tells apart."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,8 +231,7 @@ def test_tokens_are_carried_across(begin, tmp_path) -> None:
     run = begin(tmp_path, *words)
     assert run.execute()["table"][0]["token_accuracy"] > 0.9
     model = TextModel.from_pretrained(run.folder / "model")
-    ids, _ = model.tokenizer.encode(["a3 b7"], 3, eos=True)
-    assert model.generate(ids) == ["a3 b7"]
+    assert model.generate(model.tokenizer.encode(["a3 b7"], 3, eos=True)[0]) == ["a3 b7"]
 
 
 @pytest.mark.parametrize(
@@ -386,9 +387,6 @@ def test_a_run_that_takes_tokens_is_shown_and_looked_at_by_its_tokens(text_confi
 
 @pytest.mark.slow
 def test_two_processes_train_what_one_does(text_config, tmp_path) -> None:
-    import subprocess
-    import sys
-
     for count in (1, 2):
         words = [*BOTH.split(), "--run_dir", tmp_path, "--run_name", str(count), "--trainer.devices", str(count)]
         command = [sys.executable, "-m", "latticegnn", "fit", "--config", text_config, *words]
