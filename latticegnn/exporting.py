@@ -255,7 +255,10 @@ def _held(program: Program, model: LatticeModel, run: Numbers) -> float:
 
 
 def _write_archive(program: ExportedProgram, file: Path, name: str) -> Numbers:
-    torch.export.save(program, file)
+    with warnings.catch_warnings():
+        # Of constants that share their storage; what was written is held to the model's own numbers.
+        warnings.filterwarnings("ignore", message="No complete tensor found in the group")
+        torch.export.save(program, file)
     return torch.export.load(file).module()
 
 

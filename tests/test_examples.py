@@ -58,7 +58,7 @@ def test_swap_a_layer() -> None:
 @pytest.mark.slow
 def test_self_autoencoding_digits(tmp_path) -> None:
     output = run(DIGITS.name, "--quick", "--folder", str(tmp_path))
-    rows = dict(re.findall(r"^  (\S.*?) {2,}([\d.]+)", output, flags=re.MULTILINE))
+    rows = dict(re.findall(r"^ +(\S.*?) {2,}([\d.]+)", output, flags=re.MULTILINE))
     errors = {name: float(value) for name, value in rows.items()}
     assert errors["cube, quick form"] < errors["mean digit"] / 2
     assert errors["the hole shut at test"] > errors["mean digit"]
