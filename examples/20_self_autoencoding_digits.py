@@ -51,12 +51,12 @@ class Courier(Expert):
         \Delta_i = u_i \odot \big( S z_i + A\, \mathrm{ReLU}(R z_i) + B (\sigma(G \gamma_i) \odot V z_i) \big), \quad
         z_i = [x_i \,\|\, m_i \,\|\, 1], \; \gamma_i = [r_i \,\|\, r_i^2 \,\|\, 1]
 
-    with r the cell's position. Without ``closes`` u is 1. With it the last channel is a clock, which every cell moves
-    by 0.1 a step, and :math:`u_i = \sigma(k^\top \gamma_i - s\, c_i)` an update gate (Cho et al., 2014) on all others,
-    which starts out closing at that step everywhere; where and when it closes is learned.
+    with r the cell's position. The last channel is a clock c, no part of z, which every cell moves by 0.1 a step. Without
+    ``closes`` u is 1; with it :math:`u_i = \sigma(s (k^\top \gamma_i - 10\, c_i))`, an update gate (Cho et al., 2014)
+    that starts out closing after that step everywhere; where, when and how fast it closes is learned.
 
     Args:
-        channels: F.
+        channels: F, the clock among them.
         moments: M = 4F: mean and three differences.
         positions: The cells' places [N, 3].
         hidden: Number of ReLU units.
@@ -69,7 +69,8 @@ class Courier(Expert):
         - output [N, B, F]
     """
 
-    PACE = 0.1
+    PACE = 0.1  # of the clock
+    CELLS = 7  # that a moment is a mean over: times 7, a first moment is the difference of two neighbours
 
     def __init__(
         self,
@@ -79,38 +80,39 @@ class Courier(Expert):
         hidden: int = 16,
         units: int = 32,
         noise: float = 0.03,
-        closes: int | None = None,
+        closes: float | None = None,
     ) -> None:
         super().__init__()
-        self.sizes = [channels, hidden, units]
-        self.inner = nn.Linear(channels + moments, sum(self.sizes))
-        self.outer = nn.Linear(hidden + units, channels, bias=False)
+        free = channels - 1
+        self.sizes = [free, hidden, units]
+        self.inner = nn.Linear(5 * free, sum(self.sizes))
+        self.outer = nn.Linear(hidden + units, free, bias=False)
         self.place = nn.Linear(6, units)
         self.register_buffer("features", torch.cat([positions, positions**2], dim=1), persistent=False)
         nn.init.normal_(self.outer.weight, std=noise)
         nn.init.normal_(self.place.weight, std=2.0)
-        with torch.no_grad():  # Δ = mean - x - 7/2 · first moment along z: the neighbour below, blurred
-            self.inner.bias[:channels] = 0
-            own, mean, _, _, along = self.inner.weight[:channels].normal_(std=noise).split(channels, dim=1)
-            for block, weight in ((own, -1.0), (mean, 1.0), (along, -3.5)):
-                block += weight * torch.eye(channels)
-        self.gate = None
+        with torch.no_grad():  # Δ = mean - x - half the difference along z: the neighbour below, blurred
+            self.inner.bias[:free] = 0
+            own, mean, _, _, along = self.inner.weight[:free].normal_(std=noise).split(free, dim=1)
+            for block, weight in ((own, -1.0), (mean, 1.0), (along, -0.5)):
+                block += weight * torch.eye(free)
+        self.rest = None
         if closes is not None:
-            self.gate = nn.Linear(7, 1)
-            with torch.no_grad():
-                self.gate.weight.zero_()[0, 6] = -1.5 / self.PACE
-                self.gate.bias.fill_(1.5 * closes)
+            self.rest, self.haste = nn.Linear(6, 1), nn.Parameter(torch.tensor(4.0))
+            nn.init.zeros_(self.rest.weight)
+            nn.init.constant_(self.rest.bias, closes)
 
     def forward(self, x: Tensor, moments: Tensor) -> Tensor:
         """Propose a change of state."""
-        linear, units, gated = self.inner(torch.cat([x, moments], dim=-1)).split(self.sizes, dim=-1)
+        state, clock = x[..., :-1], x[..., -1:]
+        mean, *differences = (moment[..., :-1] for moment in moments.chunk(4, dim=-1))
+        seen = torch.cat([state, mean, *(self.CELLS * one for one in differences)], dim=-1)
+        linear, units, gated = self.inner(seen).split(self.sizes, dim=-1)
         here = torch.sigmoid(self.place(self.features)).unsqueeze(1)
         change = linear + self.outer(torch.cat([units.relu(), here * gated], dim=-1))
-        if self.gate is None:
-            return change
-        clock, features = x[..., -1:], self.features.unsqueeze(1).expand(*x.shape[:2], -1)
-        change = torch.sigmoid(self.gate(torch.cat([features, clock], dim=-1))) * change
-        return torch.cat([change[..., :-1], torch.full_like(clock, self.PACE)], dim=-1)
+        if self.rest is not None:
+            change = torch.sigmoid(self.haste * (self.rest(self.features).unsqueeze(1) - clock / self.PACE)) * change
+        return torch.cat([change, torch.full_like(clock, self.PACE)], dim=-1)
 
 
 class TestCourier(LayerContract):  # noqa: D101
@@ -129,6 +131,7 @@ class Training:
     betas: tuple[float, float]
     clip: float
     until: int
+    start: str | None = None
 
 
 def configured(name: str, seed: int) -> tuple[dict[str, Any], lg.LatticeModel, Training]:
@@ -149,7 +152,7 @@ def configured(name: str, seed: int) -> tuple[dict[str, Any], lg.LatticeModel, T
             part.bias.zero_()
             part.requires_grad_(False)
         model.cell.bypass.requires_grad_(False).weight.zero_()  # the layer has its own way past its units
-        model.cell.step.fill_(1.0)
+        model.cell.step.requires_grad_(False).fill_(1.0)
         model.extractor.read[-1] = 0  # a clock says nothing about a digit
     return given, model, Training(**given["training"])
 
@@ -217,6 +220,10 @@ def measure(model: lg.LatticeModel, images: Tensor) -> dict[str, float]:
 def result(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train and measure a model of a configuration, unless that is done."""
     given, model, plan = configured(name, seed)
+    if plan.start:
+        given["start"] = result(plan.start, seed, folder)["settings"]
+        learned = lg.LatticeModel.from_pretrained(folder / f"{plan.start}-seed{seed}" / "model", trust_code=True)
+        model.load_state_dict(model.state_dict() | learned.state_dict())
     file = folder / f"{name}-seed{seed}" / "result.json"
     if file.is_file() and (done := json.loads(file.read_text(encoding="utf-8")))["settings"] == given:
         return done
