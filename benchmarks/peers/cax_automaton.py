@@ -101,7 +101,7 @@ def compared(automaton: Automaton, file: str, steps: int) -> dict[str, Any]:
     found["grad state"] = np.moveaxis(np.asarray(of_state), -1, 1)
     found["last"] = np.moveaxis(np.asarray(automaton(state, num_steps=steps)), -1, 1)
     written = file.replace(".npz", "-cax.npz")
-    np.savez(written, **found)
+    np.savez(written, **found)  # type: ignore[arg-type]
     return {"written": written}
 
 

@@ -33,7 +33,8 @@ class EdgeAutomaton(MessagePassing):
         graph = build_graph(LatticeSpec(shape, radii=RADII))
         others = graph.edge_index[0] != graph.edge_index[1]
         self.register_buffer("edges", graph.edge_index[:, others], persistent=False)
-        self.register_buffer("squares", graph.edge_attr[others].square().float(), persistent=False)
+        squares = graph.edge_offset[others].float().square().sum(dim=-1, keepdim=True)
+        self.register_buffer("squares", squares, persistent=False)
         self.edge = nn.Sequential(nn.Linear(2 * channels + 1, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
         self.node = nn.Sequential(nn.Linear(channels + hidden, hidden), nn.Tanh(), nn.Linear(hidden, channels))
 

@@ -38,7 +38,9 @@ class OffsetExpert(MessagePassing):
         self.kernel = nn.Parameter(torch.randn(27, in_channels, 4) / 27**0.5)
         self.inner = nn.Linear(4 * in_channels, hidden)
         self.outer = nn.Linear(hidden, in_channels)
-        self.register_buffer("cells", coordinates(LatticeSpec(tuple(shape), radii=RADII)).long(), persistent=False)
+        self.register_buffer(
+            "cells", coordinates(LatticeSpec((shape[0], shape[1], shape[2]), radii=RADII)).long(), persistent=False
+        )
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         """Propose a change of state."""

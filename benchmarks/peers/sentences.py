@@ -80,7 +80,7 @@ def lattice(limit: int, epochs: int, seed: int, folder: Path) -> Trained:
     """Train this library's lattice by its own configuration; validation, solved readout and checkpoints included."""
     settings = {
         "--config": ROOT / "configs" / "autoencode.yaml", "--seed_everything": seed, "--data.limit": limit,
-        "--data.progress": False, "--trainer.max_epochs": epochs, "--baselines": [], "--run_dir": folder,
+        "--trainer.max_epochs": epochs, "--baselines": [], "--run_dir": folder,
         "--log_level": "error",
     }  # fmt: skip
     run = Run([str(part) for pair in settings.items() for part in pair])
@@ -129,7 +129,8 @@ def student(train: Tensor, validation: Tensor, updates: int, seed: int) -> Train
         criterion = MSELoss(model)
         optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98))
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=updates, pct_start=0.1)
-        whole, rows = len(train) // BATCH * BATCH, []
+        whole = len(train) // BATCH * BATCH
+        rows: list[Tensor] = []
         for _ in range(updates):
             rows = rows or list(torch.randperm(len(train))[:whole].split(BATCH))
             batch = train[rows.pop()]
