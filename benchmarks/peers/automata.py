@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.child import Round, one_core, serve, timed
+from benchmarks.peers.child import Round, serve, timed
 from benchmarks.peers.egnca import EdgeAutomaton
 from benchmarks.peers.offsets import offset_cell
 from latticegnn.benchmarks import peer
@@ -56,5 +56,4 @@ def prepare(variant: str, side: int, batch: int, steps: int) -> tuple[dict[str, 
 
 
 if __name__ == "__main__":
-    one_core()
     serve(prepare)

@@ -3,20 +3,23 @@
 Runs in the environment that `requirements-cax.txt` names; this library is not installed there.
 """
 
+import os
 from typing import Any
 
-from benchmarks.peers.child import Round, one_core, serve, timed
+from benchmarks.peers.child import Round, serve, timed
 
-one_core()  # before JAX counts the cores
+# XLA makes a thread for every core it may use, and counts them when JAX is imported. PyTorch is told by a variable.
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from cax.core import ComplexSystem  # noqa: E402
-from cax.core.perceive import ConvPerceive  # noqa: E402
-from cax.core.update import ResidualUpdate  # noqa: E402
-from flax import nnx  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from cax.core import ComplexSystem
+from cax.core.perceive import ConvPerceive
+from cax.core.update import ResidualUpdate
+from flax import nnx
 
 
 class Automaton(ComplexSystem):

@@ -43,12 +43,6 @@ def serve(prepare: Callable[..., tuple[dict[str, Any], Round]]) -> None:
     say(peak_mb=kilobytes("VmHWM") / 1e3)
 
 
-def one_core() -> None:
-    """Keep this process on one core, before a library counts them: one thread, whatever the library."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-
-
 def timed(actions: Mapping[str, Action]) -> tuple[dict[str, float], Round]:
     """Call each action once, and return how long that took by the clock, and a round that times them all.
 

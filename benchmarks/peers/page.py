@@ -113,7 +113,7 @@ def written(machine: Machine, load: Sequence[float], rounds: int, made: Sequence
         "# Beside its peers\n\n"
         f"{machine}. Load average {load[0]:.1f} at the start and {load[1]:.1f} at the end.\n\n"
         "Made by `python benchmarks/peers/run.py` (`make peers`), in one run. Each variant lives in a process of its "
-        f"own, on one core with one thread; in each of the {rounds} rounds each runs once, in turn, so that other load "
+        f"own, with one thread; in each of the {rounds} rounds each runs once, in turn, so that other load "
         "on the machine meets all of them. Times are CPU time unless a table says otherwise. Trust ratios more than "
         "microseconds.\n\n"
         "The peers: a neural cellular automaton written by hand with PyTorch's Conv3d (depthwise 3×3×3 perception, a "

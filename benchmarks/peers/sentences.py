@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.child import Round, one_core, serve
+from benchmarks.peers.child import Round, serve
 from benchmarks.peers.process import ROOT
 from latticegnn.analysis.metrics import figures
 from latticegnn.data.datamodule import EmbeddingData
@@ -168,5 +168,4 @@ def trained(model: Any, seconds: float) -> Trained:
 
 
 if __name__ == "__main__":
-    one_core()
     serve(prepare)
