@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.peers import automata, environment, page, parity, sentences
 from benchmarks.peers.process import ROOT, interleaved
 from latticegnn.benchmarks.peer import CHANNELS, HIDDEN, Case
-from latticegnn.benchmarks.results import Result
+from latticegnn.benchmarks.results import Result, Table
 from latticegnn.benchmarks.suite import Machine, check_writable
 
 CAX = "CAX 0.3.3"
@@ -34,19 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_writable(file)
     python = None if given.quick else environment.python("cax")
     load = [os.getloadavg()[0]]
-    print("parity", flush=True)
-    differences = compare(python)
-    cases = (Case(4, 2, 2),) if given.quick else CASES
-    speeds = {str(case): speed(case, given.rounds, python) for case in cases}
+    made: list[Table] = []
+
+    def show(table: Table) -> None:
+        made.append(table)
+        print(f"\n{Result('peers', [table], []).text()}\n", flush=True)
+
+    show(page.same(compare(python)))
+    speeds: dict[str, Found] = {}
+    for case in (Case(4, 2, 2),) if given.quick else CASES:
+        speeds[str(case)] = speed(case, given.rounds, python)
+        show(page.timing(str(case), speeds[str(case)]))
+    show(page.head_to_head(speeds))
     quality = {} if given.quick else texts(given.rounds, LIMIT, EPOCHS)
+    if quality:
+        show(page.embeddings(quality))
     load.append(os.getloadavg()[0])
-    tables = page.tables(differences, speeds, quality)
-    print(Result("peers", tables, []).text())
     if given.json is not None:
         content = {"machine": vars(Machine.here()), "load": load, "speed": speeds, "sentences": quality}
         given.json.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if not given.quick:
-        given.markdown.write_text(page.written(Machine.here(), load, given.rounds, tables), encoding="utf-8")
+        given.markdown.write_text(page.written(Machine.here(), load, given.rounds, made), encoding="utf-8")
         print(f"written: {given.markdown}")
     return 0
 

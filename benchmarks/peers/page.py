@@ -14,14 +14,6 @@ Found = Mapping[str, Mapping[str, Any]]
 METRICS = ("fvu", "cosine", "neighbour_recall@10")
 
 
-def tables(differences: Mapping[str, parity.Difference], speeds: Mapping[str, Found], quality: Found) -> list[Table]:
-    """Lay out parity, a table for each case, who is faster, and sentences, where they were measured."""
-    made = [same(differences)]
-    made += [timing(case, found) for case, found in speeds.items()]
-    made.append(head_to_head(speeds))
-    return [*made, embeddings(quality)] if quality else made
-
-
 def same(differences: Mapping[str, parity.Difference]) -> Table:
     """Lay out how far the implementations of the one automaton are from Conv3d's."""
     rows = [{"against Conv3d": n, "last state": f"{d.last:.1e}", "gradients": f"{d.gradient:.1e}"}

@@ -118,7 +118,8 @@ def test_every_variant_on_torch_is_timed(monkeypatch) -> None:
     assert counts[peer.CONV] == 27 * 64 + 64 * 64 + 64 + 64 * 16 + 16
     assert counts[automata.EDGES] == 33 * 64 + 64 + 64 * 64 + 64 + 80 * 64 + 64 + 64 * 16 + 16
     assert abs(counts[automata.OURS_EAGER] - counts[peer.CONV]) <= 0.02 * counts[peer.CONV]
-    same, timing, against = page.tables(measure.compare(None), {str(TINY): found}, {})
+    same, timing = page.same(measure.compare(None)), page.timing(str(TINY), found)
+    against = page.head_to_head({str(TINY): found})
     assert [row["variant"] for row in timing.rows] == list(found)
     assert timing.rows[0]["training ÷ Conv3d"] == "1 [1 – 1]"
     assert [row["case, peer"] for row in against.rows] == [f"{TINY}: {peer.CONV}", f"{TINY}: {automata.EDGES}"]
