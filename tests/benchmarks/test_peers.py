@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers import automata, environment, measure, page, parity
+from benchmarks.peers import automata, environment, measure, page, parity, sentences
 from benchmarks.peers.child import timed
 from benchmarks.peers.egnca import EdgeAutomaton
 from benchmarks.peers.process import Peer, interleaved
+from latticegnn.analysis.baselines import principal_components
 from latticegnn.benchmarks import peer
 
 TINY = peer.Case(3, 2, 2)
@@ -135,6 +136,37 @@ def test_ratios_are_taken_round_by_round() -> None:
     text = page.written(measure.Machine.here(), [1.25, 3.0], 2, [page.timing("case", found)])
     assert "Load average 1.2 at the start and 3.0 at the end" in text
     assert "| ours | 1 | 5 | 1 [1 – 1] | 7 |" in text
+
+
+def test_the_recipe_in_dense_layers_is_pca(monkeypatch) -> None:
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(sentences, "CODE", 3)
+    rows = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)) @ torch.tensor([3.0, 2, 1, 0.5, 0.1]).diag()
+    made = sentences.principal_components(rows + 1)
+    torch.testing.assert_close(made.answer(rows + 1), principal_components(rows + 1, 3)(rows + 1).embedding)
+    assert made.parameters == 5 * 3 + 3 * 5 + 5
+
+
+def test_a_student_learns_at_the_rate_that_validation_prefers(monkeypatch) -> None:
+    pytest.importorskip("sentence_transformers")
+    monkeypatch.setattr(sentences, "CODE", 3)
+    monkeypatch.setattr(sentences, "RATES", (1e-9, 1e-2))
+    rows = torch.randn(80, 5, generator=torch.Generator().manual_seed(0))
+    made = sentences.student(rows, rows[:20], 200, seed=0)
+    assert float((made.answer(rows) - rows).square().mean()) < 0.6  # untaught: above 1; PCA-3: about a third
+    assert made.parameters == 5 * 3 + 3 + 3 * 5 + 5
+
+
+def test_sentences_are_laid_out_with_their_spread() -> None:
+    one = {"parameters": 7, "fvu": 0.4, "cosine": 0.8, "neighbour_recall@10": 0.7}
+    facts = {"rows": 2800, "held_out": 60, "updates": 12}
+    found = {
+        sentences.LATTICE: facts | {"rounds": [one | {"seconds": 6.0}, one | {"seconds": 8.0, "fvu": 0.5}]},
+        sentences.PCA: facts | {"rounds": [one | {"seconds": 2.0}, one | {"seconds": 1.0}]},
+    }
+    ours, theirs = page.embeddings(found).rows
+    assert (ours["fvu"], ours["training, s"], ours["ours ÷ it"]) == ("0.450 ± 0.071", 7.0, "1 [1 – 1]")
+    assert (theirs["fvu"], theirs["ours ÷ it"]) == ("0.400 ± 0.000", "5.5 [3 – 8]")
 
 
 @pytest.mark.parametrize(("rounds", "words"), [("0", "take 5"), ("-3", "got -3")])
