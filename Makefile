@@ -4,12 +4,13 @@ ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python
 
-.PHONY: help setup train test test-slow check format
+.PHONY: help setup train test test-slow check format peers
 
 help:
 	@echo "make train      train $(CONFIG) and print the honest table"
 	@echo "make test       the default tests;  make test-slow: those marked slow"
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
+	@echo "make peers      measure beside Conv3d, CAX, E(n)-GNCA and sentence-transformers; writes docs/peers.md"
 
 setup:
 	@bash scripts/setup.sh
@@ -31,3 +32,6 @@ check: setup
 format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+peers: setup
+	$(PY) benchmarks/peers/run.py $(ARGS)

@@ -152,6 +152,23 @@ def hidden() -> int:
 
 def training_step(variant: str, case: Case) -> Callable[[], None]:
     """Build a variant and return its training step."""
+    module, bind, x = automaton(variant, case)
+    return trainer(module, bind, x, case.steps)
+
+
+def automaton(
+    variant: str, case: Case, width: int | None = None
+) -> tuple[nn.Module, Callable[[], Callable[[Tensor], Tensor]], Tensor]:
+    """Build a variant.
+
+    Args:
+        variant: One of `variants`.
+        case: The cube and its batch.
+        width: Our hidden units; by default as many as give both the same number of parameters, see `hidden`.
+
+    Returns:
+        The module, what gives the step of a rollout, and a first state in the layout that the step takes.
+    """
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     shape = (case.side, case.side, case.side)
@@ -160,11 +177,10 @@ def training_step(variant: str, case: Case) -> Callable[[], None]:
         x = torch.randn(case.batch, CHANNELS, *shape, generator=generator)
         x = x.contiguous(memory_format=torch.channels_last_3d).requires_grad_()
         step = torch.compile(module, dynamic=False) if variant == CONV_COMPILED else module
-        return trainer(module, lambda: step, x, case.steps)
-    cell = _cell(hidden(), shape)
+        return module, lambda: step, x
+    cell = _cell(width or hidden(), shape)
     x = torch.randn(case.side**3, case.batch, CHANNELS, generator=generator).requires_grad_()
-    fused = FusedStep(cell, compiled=variant != OURS_EAGER, recompute=variant == OURS_RECOMPUTE)
-    return trainer(cell, fused.bind, x, case.steps)
+    return cell, FusedStep(cell, compiled=variant != OURS_EAGER, recompute=variant == OURS_RECOMPUTE).bind, x
 
 
 def profile(variant: str, **case: int) -> dict[str, Any]:
