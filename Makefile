@@ -4,12 +4,13 @@ ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python
 
-.PHONY: help setup train test test-slow check format
+.PHONY: help setup train test test-slow check format notebooks quickstart
 
 help:
 	@echo "make train      train $(CONFIG) and print the honest table"
 	@echo "make test       the default tests;  make test-slow: those marked slow"
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
+	@echo "make notebooks  write notebooks/ anew from the examples;  make quickstart: run docs/quickstart.md, timed"
 
 setup:
 	@bash scripts/setup.sh
@@ -31,3 +32,9 @@ check: setup
 format: setup
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+notebooks: setup
+	$(PY) scripts/notebooks.py
+
+quickstart: setup
+	$(PY) scripts/newcomer.py
