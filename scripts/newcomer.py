@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
         lend(given.environment.absolute(), clone)
         rows = walk(clone, folder.absolute())
-    wall, cpu = (sum(row[column] for row in rows) for column in (2, 3))
+    wall, cpu = sum(row[2] for row in rows), sum(row[3] for row in rows)
     print(f"\n{'section':<28} {'command':<58} {'wall, s':>8} {'CPU, s':>8}")
     for title, command, *times in [*rows, ("together", "", wall, cpu)]:
         first = command.partition("\n")[0]
