@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,19 @@ def test_the_path_is_timed_and_bounded(tmp_path) -> None:
     page.write_text("## 1. One\n```bash\necho before; false\n```\n")
     with pytest.raises(RuntimeError, match=r"(?s)must succeed; 'echo before; false' ended with 1; .*before"):
         NEWCOMER["walk"](tmp_path, tmp_path)
+
+
+def test_an_environment_that_is_lent_needs_no_set_up(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHON", "/bin/false")  # set-up that found anything to do would end at once
+    clone, environment = tmp_path / "clone", tmp_path / "environment"
+    for file in ("scripts/setup.sh", "pyproject.toml", "constraints.txt"):
+        (clone / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, clone / file)
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").symlink_to(sys.executable)
+    set_up = ["bash", str(clone / "scripts" / "setup.sh")]
+    assert "is not one" in subprocess.run(set_up, capture_output=True, text=True).stderr
+    NEWCOMER["lend"](environment, clone)
+    done = subprocess.run(set_up, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [file.name for file in environment.rglob("*")] == ["bin", "python"]
