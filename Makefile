@@ -4,13 +4,14 @@ ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python
 
-.PHONY: help setup train test test-slow check format peers
+.PHONY: help setup train test test-slow check format notebooks quickstart peers
 
 help:
 	@echo "make train      train $(CONFIG) and print the honest table"
 	@echo "make test       the default tests;  make test-slow: those marked slow"
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
 	@echo "make peers      measure beside Conv3d, CAX, E(n)-GNCA and sentence-transformers; writes docs/peers.md"
+	@echo "make notebooks  write notebooks/ anew from the examples;  make quickstart: run docs/quickstart.md, timed"
 
 setup:
 	@bash scripts/setup.sh
@@ -35,3 +36,9 @@ format: setup
 
 peers: setup
 	$(PY) benchmarks/peers/run.py $(ARGS)
+
+notebooks: setup
+	$(PY) scripts/notebooks.py
+
+quickstart: setup
+	$(PY) scripts/newcomer.py

@@ -10,6 +10,7 @@ Run it from anywhere: ``python examples/10_swap_a_layer.py`` (about ten seconds)
 ``pytest examples/10_swap_a_layer.py``.
 """
 
+# %%
 from pathlib import Path
 
 import torch
@@ -19,7 +20,14 @@ from torch_geometric.nn import MessagePassing
 import latticegnn as lg
 from latticegnn.testing import LayerContract
 
+# %% [markdown]
+# ## The layer
+#
+# PyG's `MessagePassing` with `node_dim=-2`, so that a whole batch, `[B, N, F]`, goes over the one graph. All cells
+# share these few numbers.
 
+
+# %%
 class Diffuse(MessagePassing):
     r"""What flows in from the neighbours, fading with distance: :math:`W \sum_j e^{-k d_{ij}} (x_j - x_i)`.
 
@@ -47,10 +55,31 @@ class Diffuse(MessagePassing):
         return torch.exp(-self.fade * edge_attr) * (x_j - x_i)
 
 
+# %% [markdown]
+# ## Two lines of test
+#
+# They collect what every layer owes: shape, batch = singles, any order of edges, relabelling, translation, locality,
+# and gradients that are right and reach everything. pytest runs them; here each is called by hand.
+
+
+# %%
 class TestDiffuse(LayerContract):  # noqa: D101
     layer = Diffuse
 
 
+# %% tags=["active-ipynb"]
+# for test in [name for name in dir(TestDiffuse) if name.startswith("test_")]:
+#     getattr(TestDiffuse(), test)()
+#     print(test, "holds")
+
+# %% [markdown]
+# ## In a lattice
+#
+# Random codes are laid on one face of a small cube and wanted on the other: once with the default expert in the distant
+# tier, once with ours.
+
+
+# %%
 def score(model: lg.LatticeModel, code: Tensor) -> Tensor:
     """Return the error of codes carried through the lattice, relative to their variance (1: nothing arrives)."""
     state = model.volume(code).index_add(1, model.input_nodes, model.mapper(code))
@@ -77,18 +106,45 @@ def train(model: lg.LatticeModel, updates: int) -> tuple[float, float]:
         return before, float(score(model, held_out))
 
 
-def main() -> None:
-    """Train the same lattice with its default expert and with ours."""
+def compare(class_path: str) -> dict[str, lg.LatticeModel]:
+    """Train the same lattice with its default expert and with ours; return both."""
     torch.set_num_threads(1)  # a cube this small is faster on one
     spec = lg.LatticeSpec(shape=(4, 4, 4), radii=(0.5, 1.0, 1.5))
-    ours = {"class_path": f"{Path(__file__).resolve()}:Diffuse", "init_args": {"fade": 0.5}}
+    ours = {"class_path": class_path, "init_args": {"fade": 0.5}}
+    models = {}
     print("copying random codes across a 4x4x4 cube, 150 updates; error on fresh codes, 1 = nothing arrives")
     for name, experts in (("default", None), ("Diffuse", {"distant": ours})):
-        model = lg.LatticeModel(spec, embedding_dim=16, steps=4, experts=experts, seed=0)
+        models[name] = model = lg.LatticeModel(spec, embedding_dim=16, steps=4, experts=experts, seed=0)
         before, after = train(model, updates=150)
         size = model.parameter_counts()["cell"]
         print(f"  distant tier: {name:<8} cell of {size} parameters   before {before:.3f}   after {after:.3f}")
     print("one cube and one seed say that the layer works, not which of the two is better")
+    return models
+
+
+# %% tags=["active-ipynb"]
+# models = compare("__main__.Diffuse")  # from a configuration: "examples/10_swap_a_layer.py:Diffuse"
+
+# %% [markdown]
+# What `Diffuse` has learned: how loud a neighbour is at a distance, a line for each channel. All began at the dashed
+# one; in this lattice the distant tier has neighbours at the dotted distance alone.
+
+# %% tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# distance = torch.linspace(0, 2, 50).unsqueeze(1)
+# fade = models["Diffuse"].cell.experts["distant"].layer.fade.detach()
+# plt.plot(distance, torch.exp(-fade * distance))
+# plt.plot(distance, torch.exp(-0.5 * distance), "k--")
+# plt.axvline(2**0.5, color="black", linestyle=":")
+# plt.xlabel("distance in cells")
+# plt.ylabel("weight");
+
+
+# %% tags=["active-py"]
+def main() -> None:
+    """Train both lattices."""
+    compare(f"{Path(__file__).resolve()}:Diffuse")
 
 
 if __name__ == "__main__":

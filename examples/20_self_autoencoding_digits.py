@@ -13,6 +13,7 @@ prints the table; runs that are done are kept. ``--seed 1`` takes one seed, ``--
 ``--figure`` draws what happened, ``--quick`` is a small form that takes seconds. It needs scikit-learn.
 """
 
+# %%
 import argparse
 import json
 import math
@@ -44,6 +45,11 @@ HOLE = (3, 3, 4)
 NAMES = {"digits": "cube, answer at N", "digits_hold": "cube, answer held", "digits_quick": "cube, quick form"}
 
 
+# %% [markdown]
+# ## The layer
+
+
+# %%
 class Courier(Expert):
     r"""A linear step that is started as a shift, with units that know their place and cells that can come to rest.
 
@@ -121,6 +127,11 @@ class TestCourier(LayerContract):  # noqa: D101
     homogeneous = False
 
 
+# %% [markdown]
+# ## Training and measuring
+
+
+# %%
 @dataclass
 class Training:
     """How a model is trained; see ``configs/examples/digits.yaml``."""
@@ -324,6 +335,35 @@ def figure(folder: Path, seed: int) -> Figure:
     return whole
 
 
+# %% [markdown]
+# ## The quick form
+#
+# A shallow cube with a larger hole, some updates, one seed: it works, and is far from what the full form reaches.
+
+# %% tags=["active-ipynb"]
+# import tempfile
+#
+# folder = Path(tempfile.mkdtemp())
+# torch.set_num_threads(1)  # a cube this small is hardly faster on two
+# table(["digits_quick"], [0], folder)
+
+# %% [markdown]
+# Digits that training never saw: held on one face, and what stands on the other after N steps.
+
+# %% tags=["active-ipynb"]
+# import matplotlib.pyplot as plt
+#
+# test = digits()[2][:10]
+# model = lg.LatticeModel.from_pretrained(folder / "digits_quick-seed0" / "model", trust_code=True)
+# with torch.no_grad():
+#     arrived = model(test).embedding
+# plt.figure(figsize=(8, 2))
+# rows = torch.stack([test, arrived]).view(2, 10, 8, 8).transpose(1, 2).reshape(16, 80)
+# plt.imshow(rows, cmap="gray_r", vmin=0, vmax=1)
+# plt.axis("off");
+
+
+# %% tags=["active-py"]
 def main() -> None:
     """Train, measure, print and draw, as the arguments say."""
     parser = argparse.ArgumentParser(description="A cube sends digits through a hole, one number after the other.")
