@@ -18,6 +18,9 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="no chromium is installed")
 
 
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
 class Seen:
     """A page that is open, with everything it said and asked for."""
 
@@ -184,7 +187,7 @@ def test_a_chosen_cell_says_what_it_is(see, run) -> None:
     assert float(rows["Signal"]) == pytest.approx(float(signal_of(run, 0, 4)[node]), rel=0.03)
     assert rows["Light cone"].startswith("from step 4 on (inside at step 4)")
     assert rows["Neighbours: local"] == "itself"
-    assert rows["Neighbours: functional"].startswith("6: (2, 4, 4) ")
+    assert rows["Neighbours: functional"].startswith("6: (2,\u00a04,\u00a04) ")
     assert rows["Neighbours: distant"].startswith("12: ")
     before = seen.picture()
     page.locator("#tiers input").nth(2).uncheck()
@@ -337,6 +340,91 @@ def test_dark_readers_and_printers_have_pages_of_their_own(see) -> None:
     light.page.emulate_media(media="print")
     assert not light.page.locator("#controls").is_visible()
     assert light.page.locator("canvas").is_visible()
+
+
+@pytest.mark.slow
+def test_paper_is_light_and_holds_what_is_folded_away(see) -> None:
+    dark = see(color_scheme="dark")
+    dark.page.set_viewport_size({"width": 794, "height": 1123})  # A4
+    fill = "getComputedStyle(document.querySelector('#curves .xtick text')).fill"
+    dark.page.wait_for_selector("#curves .xtick text")
+    shown, picture = dark(fill), dark.picture()
+    dark.page.emulate_media(media="print")
+    dark("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert dark(fill) == "rgb(0, 0, 0)" != shown
+    assert dark.picture() != picture
+    dark("window.dispatchEvent(new Event('beforeprint'))")
+    assert dark.page.locator("pre").is_visible()
+    assert dark(OVERFLOW) == 0
+    dark("window.dispatchEvent(new Event('afterprint'))")
+    assert not dark.page.locator("pre").is_visible()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [320, 390, 640])
+def test_narrow_pages_scroll_one_way_and_fingers_too(see, width) -> None:
+    """320 pixels are what WCAG 2.2 asks for (1.4.10), and what a page of 1280 has left at 400 %."""
+    seen = see()
+    page = seen.page
+    page.set_viewport_size({"width": width, "height": 800})
+    seen("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+    page.locator("canvas").focus()
+    page.keyboard.press("ArrowRight")
+    assert seen(OVERFLOW) == 0
+    assert seen("getComputedStyle(document.querySelector('canvas')).touchAction") == "pan-y pinch-zoom"
+    table = page.locator(".scroll").first
+    name = table.locator("tbody th").first
+    before = name.bounding_box()["x"]
+    table.evaluate("element => { element.scrollLeft = 50; }")
+    assert name.bounding_box()["x"] == before, "a row keeps its name in sight"
+
+
+@pytest.mark.slow
+def test_buttons_turn_and_zoom_as_keys_and_dragging_do(see) -> None:
+    seen = see()
+    page = seen.page
+    start = seen.picture()
+    canvas = page.locator("canvas")
+    for button, key in {"Turn left": "Shift+ArrowLeft", "Tilt down": "Shift+ArrowDown", "Zoom in": "+"}.items():
+        page.get_by_role("button", name=button).click()
+        turned = seen.picture()
+        assert turned != start
+        page.get_by_role("button", name="Reset").click()
+        assert seen.picture() == start
+        canvas.focus()
+        page.keyboard.press(key)
+        assert seen.picture() == turned
+        page.keyboard.press("Home")
+        assert seen.picture() == start
+    page.locator("#step").focus()
+    page.keyboard.press("ArrowRight")
+    assert seen("document.getElementById('step').ariaValueText") == "5 of 8"
+    seen.well()
+
+
+@pytest.mark.slow
+def test_cells_coloured_by_gate_are_filtered_by_tier(see, run) -> None:
+    seen = see()
+    page, model = seen.page, run.model
+    page.locator("#colour").select_option("gate")
+    assert seen.drawn() == [512]
+    with torch.no_grad():
+        states = model.rollout(run.data.splits["test"].inputs[:1], trajectory=True).trajectory[4]
+        weights = model.cell.gates(states)[0]
+    signal = signal_of(run, 0, 4)
+    heard = signal >= seen("panes[0].rollout.top") * 10 ** (-DECADES - 0.5 * DECADES / 254)
+    (most, next_most), tier = weights.sort(dim=1, descending=True).values[:, :2].T, weights.argmax(dim=1)
+    close = int((heard & (most - next_most < 1 / 255)).sum())  # a byte tells no smaller difference
+    for number, name in enumerate(["local", "functional", "distant"]):
+        gone = int((heard & (tier == list(model.cell.experts).index(name))).sum())
+        page.locator("#tiers input").nth(number).uncheck()
+        assert abs(512 - seen.drawn()[0] - gone) <= close
+        page.locator("#tiers input").nth(number).check()
+    page.locator("#tiers input").nth(int(tier[heard].mode().values)).uncheck()
+    assert seen.drawn() != [512]
+    page.locator("#colour").select_option("signal")
+    assert seen.drawn() == [512]
+    seen.well()
 
 
 @pytest.mark.slow
