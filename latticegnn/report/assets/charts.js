@@ -23,7 +23,8 @@ function drawCharts(content) {
       const [, split, quantity] = name.match(/^(?:(.*)\/)?([^/]*)$/);
       if (!panels.has(quantity)) panels.set(quantity, []);
       panels.get(quantity).push({ x: series.map(([step]) => step), y: series.map(([, value]) => value),
-        mode: series.filter(([, value]) => value !== null).length > 1 ? "lines" : "markers", // a lone point draws no line
+        // Marks tell validation from training without colours, and a lone point draws no line.
+        mode: series.filter(([, value]) => value !== null).length < 2 ? "markers" : split === "train" ? "lines" : "lines+markers",
         name: several ? `${split}, ${run.name}` : split ?? quantity,
         line: { color: colours[split] ?? inkOf("--accent"), dash: ["solid", "dash"][number], width: 2 } });
     }
