@@ -42,8 +42,10 @@ def recovery_curves(models: Mapping[str, Sequence[Sequence[Row]]], at: int) -> F
             courses = spanned([[row[key] for row in run][shown] for run in runs], statistics.fmean)
             label = name if key == "lesioned" else f"{name}, no blow"
             width = 1.0 if style == "--" else 1.8
-            look = {"linestyle": style, "color": colour, "linewidth": width, "marker": mark, "markersize": 3}
-            band(axes, steps[shown], *courses, label=label, **look)
+            band(
+                axes, steps[shown], *courses, linestyle=style, color=colour, label=label, linewidth=width, marker=mark,
+                markersize=3,
+            )  # fmt: skip
     axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("blow", (at, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
     _finish(axes, "Quality after a blow", "step")

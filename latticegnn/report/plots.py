@@ -260,7 +260,10 @@ def retention_curve(rows: Sequence[Mapping[str, Any]], trained: Sequence[int]) -
         raise ValueError("A retention curve needs the row of at least one size; received none. Evaluate a size first.")
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    looks = {"cells": {"color": BLUE, "marker": "o"}, "ratios": {"color": VERMILLION, "marker": "s"}}
+    looks: dict[str, dict[str, Any]] = {
+        "cells": {"color": BLUE, "marker": "o"},
+        "ratios": {"color": VERMILLION, "marker": "s"},
+    }
     for keep in dict.fromkeys(row["keep"] for row in rows):
         own = [row for row in rows if row["keep"] == keep]
         sides = [math.prod(row["shape"]) ** (1 / 3) for row in own]
