@@ -140,6 +140,30 @@ def test_effective_graph(tmp_path) -> None:
     assert len(graph.edge_weight) == graph.num_edges == 3096
 
 
+@pytest.mark.slow
+def test_heat_and_waves(tmp_path) -> None:
+    output = run("70_heat_and_waves.py", "--figure", str(tmp_path / "drawn.png"))
+    row = re.compile(r"^  (\S.*?) {2,}([\d.]+) +([\d.]+) +(-?\d\.\de[+-]\d\d)", flags=re.MULTILINE)
+    rows = {name: tuple(map(float, numbers)) for name, *numbers in row.findall(output.partition("a medium of")[0])}
+    assert len(rows) == 4 + 2 + 4 + 6 + 2
+    assert rows["left in it, step 1"][:2] == (1 - 0.6, 1 - 0.6)
+    assert rows["mean square distance, 7 steps"][1] == pytest.approx(0.6 * 7)  # a walk of so many steps of length 1
+    assert max(abs(difference) for *_, difference in rows.values()) < 1e-12
+    assert float(re.search(r"any cell after any step: (\S+)", output)[1]) < 1e-12
+    learned = [(name, *map(float, numbers)) for name, *numbers in row.findall(output.partition("a medium of")[2])]
+    for name, measured, truth, difference in learned:
+        assert difference == pytest.approx(measured - truth, rel=0.06), name
+        if "along" in name:
+            assert truth == (0.1 if name.startswith("diffusivity") else 0.5)
+            assert measured == pytest.approx(truth, rel=0.01), name
+        elif "jagged" in name:
+            assert measured > 0.5, "the example says that it does not get there"
+        else:
+            assert measured == pytest.approx(truth, rel=0.02), "what is left is the noise"
+    assert len(learned) == 4 + 5
+    assert (tmp_path / "drawn.png").is_file()
+
+
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.name)
 def test_examples_are_numbered_and_guarded(file) -> None:
     assert re.match(r"\d\d_[a-z_]+\.py$", file.name)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from latticegnn.report.plots import BLUE, GREEN, GREY, PURPLE, VERMILLION, band, spanned, styled
+from latticegnn.report.plots import BLUE, GREEN, GREY, MARKS, PURPLE, VERMILLION, band, spanned, styled
 
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE)
 Row = Mapping[str, float]
@@ -35,14 +35,17 @@ def recovery_curves(models: Mapping[str, Sequence[Sequence[Row]]], at: int) -> F
         )
     figure = Figure(figsize=(7.2, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    for (name, runs), colour in zip(models.items(), COLOURS, strict=False):
+    for (name, runs), colour, mark in zip(models.items(), COLOURS, MARKS, strict=False):
         steps = [row["step"] for row in runs[0]]
         for key, style in (("intact", "--"), ("lesioned", "-")):
             shown = slice(at if key == "lesioned" else 0, None)  # before the blow the two are one
             courses = spanned([[row[key] for row in run][shown] for run in runs], statistics.fmean)
             label = name if key == "lesioned" else f"{name}, no blow"
             width = 1.0 if style == "--" else 1.8
-            band(axes, steps[shown], *courses, linestyle=style, color=colour, label=label, linewidth=width)
+            band(
+                axes, steps[shown], *courses, linestyle=style, color=colour, label=label, linewidth=width, marker=mark,
+                markersize=3,
+            )  # fmt: skip
     axes.axvline(at, color=GREY, linewidth=0.8, linestyle=":")
     axes.annotate("blow", (at, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
     _finish(axes, "Quality after a blow", "step")

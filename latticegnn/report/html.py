@@ -110,6 +110,8 @@ def _content(run: Done, rows: Sequence[int] | None, budget: int) -> dict[str, An
     validation = [f"validation/{quantity}" for quantity in CURVES]  # a term of the loss may have a metric's name
     return {
         "name": name,
+        "shape": run.model.spec.shape,
+        "steps": run.model.steps,
         "metrics": metrics,
         "config": (run.folder / CONFIG_FILE).read_text(encoding="utf-8"),
         "history": history,

@@ -6,6 +6,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -23,6 +24,8 @@ INPUT, OUTPUT = BLUE, VERMILLION
 TIERS = {"local": ORANGE, "functional": GREEN, "distant": PURPLE}
 SPLITS = {"train": BLUE, "validation": VERMILLION, "test": GREEN}
 OTHERS = [PURPLE, ORANGE, SKY, BLACK]
+#: What tells lines apart where colours do not print.
+DASHES, MARKS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
 
 METRICS = {
     "fvu": ("variance unexplained (FVU)", "lower"),
@@ -127,11 +130,12 @@ def loss_curves(history: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
             axes.set_ylabel(f"{better} is better", color=GREY)
         axes.grid(axis="y")
         spare = iter(OTHERS * len(by_split))
-        for split, series in by_split.items():
+        for (split, series), dash in zip(by_split.items(), cycle(DASHES), strict=False):
             steps, values = zip(*series, strict=True)
             # A lone point draws no line.
             mark = "o" if len(series) == 1 else None
-            axes.plot(steps, values, color=SPLITS.get(split) or next(spare), label=split, marker=mark)
+            colour = SPLITS.get(split) or next(spare)
+            axes.plot(steps, values, color=colour, linestyle=dash, label=split, marker=mark)
         found = [value for series in by_split.values() for _, value in series if math.isfinite(value)]
         if found and min(found) > 0 and max(found) > LOG_SPAN * min(found):
             axes.set_yscale("log")
@@ -256,15 +260,19 @@ def retention_curve(rows: Sequence[Mapping[str, Any]], trained: Sequence[int]) -
         raise ValueError("A retention curve needs the row of at least one size; received none. Evaluate a size first.")
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    colours = {"cells": BLUE, "ratios": VERMILLION}
+    looks: dict[str, dict[str, Any]] = {
+        "cells": {"color": BLUE, "marker": "o"},
+        "ratios": {"color": VERMILLION, "marker": "s"},
+    }
     for keep in dict.fromkeys(row["keep"] for row in rows):
         own = [row for row in rows if row["keep"] == keep]
         sides = [math.prod(row["shape"]) ** (1 / 3) for row in own]
         label = f"radii kept in {keep}"
-        axes.plot(sides, [row["retention"] for row in own], "o--", color=colours[keep], label=f"{label}, zero-shot")
+        kept = [row["retention"] for row in own]
+        axes.plot(sides, kept, linestyle="--", label=f"{label}, zero-shot", **looks[keep])
         if all("tuned_retention" in row for row in own):
             tuned = [row["tuned_retention"] for row in own]
-            axes.plot(sides, tuned, "o-", color=colours[keep], label=f"{label}, fine-tuned")
+            axes.plot(sides, tuned, label=f"{label}, fine-tuned", **looks[keep])
     axes.axhline(1, color=GREY, linewidth=0.8)
     axes.axvline(math.prod(trained) ** (1 / 3), color=GREY, linewidth=0.8, linestyle=":")
     axes.set_ylim(bottom=min(0, max(-0.5, axes.get_ylim()[0])), top=max(1.1, min(1.5, axes.get_ylim()[1])))

@@ -31,7 +31,7 @@ def summary(content: Mapping[str, Any]) -> str:
     best = {m: (min if METRICS[m][1] == "lower" else max)(values) for m, values in found.items()}
     lines = []
     for row in rows:
-        cells = [f"{row['parameters']:,}"]
+        cells = []
         for metric in columns:
             if metric not in row:
                 cells.append("–")
@@ -39,23 +39,33 @@ def summary(content: Mapping[str, Any]) -> str:
             value = f"{row[metric]:.3f}"
             value = f"<strong>{value}</strong>" if row[metric] == best.get(metric) else value
             cells.append(f"{value} <small>[{row[f'{metric}_low']:.3f}, {row[f'{metric}_high']:.3f}]</small>")
-        cells.append(f"{row['seconds']:.0f} s" if "seconds" in row else "–")
+        cells += [f"{row['parameters']:,}", f"{row['seconds']:.0f} s" if "seconds" in row else "–"]
         cells = [f'<th scope="row">{escape(row["model"])}</th>', *(f"<td>{cell}</td>" for cell in cells)]
         ours = ' class="ours"' if row["model"] == "lattice" else ""
         lines.append(f"<tr{ours}>{''.join(cells)}</tr>")
-    head = "".join(f'<th scope="col">{text}</th>' for text in ["model", "parameters", *heads, "training"])
-    verdicts = "".join(f"<li>{escape(line)}</li>" for line in format_verdict(rows).splitlines())
+    head = "".join(f'<th scope="col">{text}</th>' for text in ["model", *heads, "parameters", "training"])
+    verdicts = "".join(
+        f'<li class="{line.rpartition(" ")[2]}">{escape(line)}</li>' for line in format_verdict(rows).splitlines()
+    )
+    size = f"{' × '.join(map(str, content['shape']))} cells, {content['steps']} steps"
     seed, task = content["metrics"]["seed"], escape(content["metrics"]["task"])
     return (
         f'<section><h2>Does it win? <span class="run">{name}</span></h2>'
-        f"<p>Task {task}, seed {seed}. Values on the {content['metrics']['data']['rows']['test']} rows held out; in "
-        "brackets the 95 % bootstrap interval over these rows, in bold the best value of a column.</p>"
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table of {name}"><table>'
-        f"<caption>The honest table of {name}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<p>{size}; task {task}, seed {seed}. Values on the {content['metrics']['data']['rows']['test']} rows held "
+        "out; in brackets the 95 % bootstrap interval over these rows, in bold the best value of a column.</p>"
+        + _scroll(
+            f"<table><caption>The honest table of {name}</caption><thead><tr>{head}</tr></thead>"
+            f"<tbody>{''.join(lines)}</tbody></table>",
+            f"Table of {name}",
+        )
         + (f"<h3>Verdicts, paired row by row</h3><ul>{verdicts}</ul>" if verdicts else "")
         + "</section>"
     )
+
+
+def _scroll(table: str, label: str) -> str:
+    """Let a table that is wider than the page scroll, by keys too; the label is HTML."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>'
 
 
 def _label_of(metric: str) -> str:
@@ -72,11 +82,12 @@ def answers_table(content: Mapping[str, Any]) -> str:
         + "</tr>"
         for answer in content["answers"]
     ]
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Rows of {escape(content["name"])}"><table>'
-        f"<caption>What {escape(content['name'])} answers to these rows of the test split</caption><thead><tr>"
+    name = escape(content["name"])
+    return _scroll(
+        f"<table><caption>What {name} answers to these rows of the test split</caption><thead><tr>"
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
-        + f"</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        + f"</tr></thead><tbody>{''.join(lines)}</tbody></table>",
+        f"Rows of {name}",
     )
 
 
@@ -87,7 +98,7 @@ def details(content: Mapping[str, Any]) -> str:
     parts = {"Data card": _pairs_table(metrics["data"]), "Sizes and machine": _pairs_table(sizes)}
     validation = {key[11:]: dict(values) for key, values in content["history"].items() if key.startswith("validation/")}
     if validation:
-        parts = {"Validation, epoch by epoch": _history_table(validation)} | parts
+        parts = {"Validation, epoch by epoch": _scroll(_history_table(validation), f"Validation of {name}")} | parts
     parts["Configuration"] = f'<pre tabindex="0">{escape(content["config"])}</pre>'
     opened = "".join(f"<details><summary>{title}</summary>{body}</details>" for title, body in parts.items())
     return f'<section><h2>What the run is <span class="run">{name}</span></h2>{opened}</section>'
@@ -107,7 +118,7 @@ def _history_table(series: Mapping[str, Mapping[int, float]]) -> str:
 
 def _pairs_table(values: Mapping[str, Any]) -> str:
     body = "".join(f'<tr><th scope="row">{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in _flat(values))
-    return f"<table><tbody>{body}</tbody></table>"
+    return f'<table class="pairs"><tbody>{body}</tbody></table>'
 
 
 def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:

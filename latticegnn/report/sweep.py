@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from latticegnn.report.plots import BLUE, GREY, METRICS, OTHERS, VERMILLION, band, save, spanned, styled
+from latticegnn.report.plots import BLUE, GREY, MARKS, METRICS, OTHERS, VERMILLION, band, save, spanned, styled
 from latticegnn.report.surface import surface_map
 
 Curve = Sequence[tuple[float, float]]
@@ -43,10 +44,10 @@ def sweep(curves: Mapping[str, Sequence[Curve]], metric: str, along: str) -> Fig
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
     colours = [VERMILLION, BLUE, *OTHERS] * len(curves)
-    for colour, (name, several) in zip(colours, curves.items(), strict=False):
+    for colour, mark, (name, several) in zip(colours, cycle(MARKS), curves.items(), strict=False):
         x = [place for place, _ in several[0]]
         middle, low, high = spanned([[y for _, y in curve] for curve in several])
-        band(axes, x, middle, low, high, color=colour, label=name, marker="o", markersize=3)
+        band(axes, x, middle, low, high, color=colour, label=name, marker=mark, markersize=3)
     if better == "higher":
         axes.set_ylim(-0.05, 1.02)
     axes.set_title(label)

@@ -1,10 +1,13 @@
 """Runs that are done, without a training: a folder with figures, an untrained lattice, rows with hostile texts."""
 
 import json
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +18,10 @@ from latticegnn.cli import main
 from latticegnn.data.split import EmbeddingSplit
 from latticegnn.lattice import LatticeSpec
 from latticegnn.model import LatticeModel
+from latticegnn.report.html import write_report
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 HOSTILE = "</script><img src=x onerror=alert(1)> & \"so\" '$title'"
 
@@ -94,3 +101,81 @@ def tiny_run(tiny_config: Path) -> Path:
     """The folder of a run that ``latticegnn fit`` trained."""
     assert main(["fit", "--config", str(tiny_config), "--run_dir", str(tiny_config.parent), "--run_name", "run"]) == 0
     return tiny_config.parent / "run"
+
+
+class Seen:
+    """A page that is open, with everything it said and asked for."""
+
+    def __init__(self, page: "Page", file) -> None:
+        self.page, self.asked, self.said = page, [], []
+        # Plain functions: playwright sets attributes on what it calls.
+        page.on("request", lambda request: self.asked.append(request))
+        page.on("console", lambda message: self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.goto(file.as_uri())
+        self.file = file
+
+    def __call__(self, expression: str):
+        return self.page.evaluate(expression)
+
+    def picture(self, number: int = 0) -> str:
+        return self(f"document.querySelectorAll('canvas')[{number}].toDataURL()")
+
+    def drawn(self) -> list[int]:
+        return [int(count) for count in self("document.documentElement.dataset.drawn").split()]
+
+    def slide(self, control: str, value: float) -> None:
+        self(f"""(() => {{
+            const input = document.getElementById('{control}');
+            input.value = {value};
+            input.dispatchEvent(new Event('input', {{ bubbles: true }}));
+        }})()""")
+
+    def inspection(self) -> dict[str, str]:
+        rows = self.page.locator(".inspection tr")
+        return dict(rows.evaluate_all("rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText))"))
+
+    def well(self) -> None:
+        assert [request.url for request in self.asked] == [self.file.as_uri()]
+        assert self.said == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A browser; on a developer's machine it may be missing, where every change is judged it may not."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None and "CI" not in os.environ:
+        pytest.skip("no chromium is installed")
+    arguments = ["--no-sandbox", "--disable-gpu"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def run(finished):
+    """A run that is done, at the default run's size."""
+    return finished()
+
+
+@pytest.fixture(scope="module")
+def file(run):
+    """Its page."""
+    return write_report(run)
+
+
+@pytest.fixture
+def see(browser, file) -> Iterator[Callable[..., Seen]]:
+    """Open a page, with settings of the browser's context."""
+    contexts = []
+
+    def show(shown=file, **settings) -> Seen:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 900}, **settings))
+        return Seen(contexts[-1].new_page(), shown)
+
+    yield show
+    for context in contexts:
+        context.close()

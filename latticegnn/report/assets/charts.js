@@ -1,16 +1,16 @@
 // Curves and gate usage, by plotly; each has its words for those who do not see it.
 
 function drawCharts(content) {
-  const style = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: inkOf("--ink"), size: 13 },
+  const style = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: inkOf("--ink"), size: 13, family: getComputedStyle(document.body).fontFamily },
     margin: { l: 55, r: 15, t: 45, b: 80 }, legend: { orientation: "h", y: -0.3 } };
   const axis = { gridcolor: inkOf("--line"), zerolinecolor: inkOf("--line"), automargin: true };
-  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const colours = dark ? { train: "#56B4E9", validation: "#E69F00" } : { train: "#0072B2", validation: "#D55E00" };
+  const colours = isDark() ? { train: "#56B4E9", validation: "#E69F00" } : { train: "#0072B2", validation: "#D55E00" };
   const [curves, gates] = ["curves", "gates"].map((id) => document.getElementById(id));
   const chart = (home, traces, title, x, y, words) => {
     const box = element("div", { class: "chart", role: "img", "aria-label": `${title}. ${words}` });
     home.append(box);
-    const layout = { ...style, title: { text: title, font: { size: 15 }, x: 0, xref: "paper" },
+    const margin = { ...style.margin, b: traces.length > 1 ? 80 : 45 };
+    const layout = { ...style, margin, title: { text: title, font: { size: 14, weight: 600 }, x: 0, xref: "paper" },
       xaxis: { ...axis, title: { text: x, standoff: 4 } }, yaxis: { ...axis, ...y } };
     Plotly.newPlot(box, traces, layout, { displayModeBar: false, responsive: true });
   };
@@ -23,7 +23,8 @@ function drawCharts(content) {
       const [, split, quantity] = name.match(/^(?:(.*)\/)?([^/]*)$/);
       if (!panels.has(quantity)) panels.set(quantity, []);
       panels.get(quantity).push({ x: series.map(([step]) => step), y: series.map(([, value]) => value),
-        mode: series.filter(([, value]) => value !== null).length > 1 ? "lines" : "markers", // a lone point draws no line
+        // Marks tell validation from training without colours, and a lone point draws no line.
+        mode: series.filter(([, value]) => value !== null).length < 2 ? "markers" : split === "train" ? "lines" : "lines+markers",
         name: several ? `${split}, ${run.name}` : split ?? quantity,
         line: { color: colours[split] ?? inkOf("--accent"), dash: ["solid", "dash"][number], width: 2 } });
     }

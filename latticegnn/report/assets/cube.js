@@ -13,6 +13,8 @@ function inkOf(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
+function isDark() { return matchMedia("screen and (prefers-color-scheme: dark)").matches; } // paper is light
+
 // The numbers of one run, unpacked.
 class Rollout {
   constructor(packed) {
@@ -95,8 +97,9 @@ class Cube {
     this.order.sort((a, b) => this.seen[b][2] - this.seen[a][2]);
   }
   visible(view, cell) {
-    const { rollout } = this;
-    if (rollout.signal[rollout.at(view.row, view.step) + cell] < view.threshold) return false;
+    const { rollout } = this, signal = rollout.signal[rollout.at(view.row, view.step) + cell];
+    if (signal < view.threshold) return false;
+    if (view.colour === "gate" && signal && !view.tiers.has(this.heard(view, cell)[0])) return false;
     if (view.axis < 0) return true;
     const plane = rollout.split(cell)[view.axis], cut = Math.round(view.depth * (rollout.sides[view.axis] - 1));
     return view.only ? plane === cut : plane <= cut;
@@ -104,7 +107,7 @@ class Cube {
   draw(view) {
     this.aim(view);
     const { rollout, seen } = this, pen = this.canvas.getContext("2d"), { ratio } = this.eye;
-    const rim = inkOf("--rim"), idle = inkOf("--idle"), dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const rim = inkOf("--rim"), idle = inkOf("--idle"), dark = isDark();
     pen.clearRect(0, 0, this.canvas.width, this.canvas.height);
     this.drawBox(pen, view);
     const first = rollout.at(view.row, view.step), size = 0.34 * this.gap * this.eye.unit;
@@ -130,6 +133,12 @@ class Cube {
     this.drawNames(pen);
     if (this.chosen !== null) this.drawEdges(pen, view, size);
   }
+  // The tier that a cell's gate weighs most, its weight and its expert's name.
+  heard(view, cell) {
+    const weights = this.rollout.weights(view.row, view.step, cell), most = Math.max(...weights);
+    const name = this.rollout.experts[weights.indexOf(most)];
+    return [Object.keys(this.palette.tiers).indexOf(name), most, name];
+  }
   // Colour and size of a cell: strong signals are large, and far from the background's colour.
   look(view, first, cell, dark) {
     const { rollout, palette } = this, byte = rollout.signal[first + cell];
@@ -142,8 +151,8 @@ class Cube {
     }
     if (byte === 0) return { colour: null, size: 0.2, alpha: 1 };
     if (view.colour === "gate") {
-      const weights = rollout.weights(view.row, view.step, cell), most = weights.indexOf(Math.max(...weights));
-      return { colour: palette.tiers[rollout.experts[most]], size: 0.3 + 0.7 * weights[most], alpha: 1 };
+      const [, weight, name] = this.heard(view, cell);
+      return { colour: palette.tiers[name], size: 0.3 + 0.7 * weight, alpha: 1 };
     }
     const place = Math.round(255 * share);
     return { colour: palette.signal[dark ? place : 255 - place], size: 0.35 + 0.65 * share, alpha: 0.5 + 0.5 * share };

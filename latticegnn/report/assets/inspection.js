@@ -31,7 +31,7 @@ function arrivalText(arrival, step) {
 }
 
 function neighboursText(found, tier) {
-  const places = found.slice(0, 12).map(({ place }) => `(${place.join(", ")})`).join(" ");
+  const places = found.slice(0, 12).map(({ place }) => `(${place.join(",\u00a0")})`).join(" ");
   const own = tier === 0 ? "itself" : "", more = found.length > 12 ? " …" : "";
   return [own, found.length ? `${found.length}: ${places}${more}` : tier === 0 ? "" : "none"].filter(Boolean).join(" and ");
 }
@@ -64,7 +64,7 @@ function inspect(box, cube, view) {
 }
 
 function legend(box, cube, view, palette) {
-  const { rollout } = cube, dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  const { rollout } = cube, dark = isDark();
   const dot = (colour, text, hollow) => element("span", {}, element("span", { class: "dot", style: hollow
     ? { border: `2px solid ${colour}` } : { background: colour } }), text);
   const bar = (flip) => {

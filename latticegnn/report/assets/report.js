@@ -4,7 +4,7 @@ const content = JSON.parse(document.getElementById("data").textContent);
 const control = (id) => document.getElementById(id);
 const view = { step: 0, row: 0, yaw: 0.5, pitch: 0.3, zoom: 1, colour: "signal", threshold: 0, axis: -1, depth: 0.5,
   only: false, front: true, tiers: new Set([0, 1, 2]), chosen: null };
-const TURN = Math.PI / 24;
+const TURN = Math.PI / 24, START = { yaw: view.yaw, pitch: view.pitch, zoom: view.zoom };
 let clock = null;
 
 const panes = content.runs.map((run) => {
@@ -24,9 +24,11 @@ function captionOf({ run, rollout }) {
   const parts = [`${run.name}, ${run.rows[view.row]}, after step ${step} of ${rollout.steps}`];
   if (view.step > rollout.steps) parts.push("it takes no further step");
   else if (step > rollout.ended[view.row]) parts.push(`by its own rule this row ends after step ${rollout.ended[view.row]}`);
+  const first = rollout.at(view.row, step), heard = rollout.signal.subarray(first, first + rollout.count).filter(Boolean).length;
+  parts.push(`a signal in ${heard.toLocaleString("en")} of ${rollout.count.toLocaleString("en")} cells`);
   if (rollout.count < all)
     parts.push(`decimated: ${rollout.count.toLocaleString("en")} of ${all.toLocaleString("en")} cells, in ${rollout.sides.join(" × ")} evenly chosen planes`);
-  parts.push("signal to 2 %, states to 0.4 % of a channel's largest");
+  parts.push("signal to 2\u00a0%, states to 0.4\u00a0% of a channel's largest");
   return parts.join("; ");
 }
 
@@ -46,6 +48,7 @@ function draw(say = false) {
     pane.rollout.planes[view.axis][Math.round(view.depth * (pane.rollout.sides[view.axis] - 1))]);
   control("depth-text").textContent = cut ? `${"xyz"[view.axis]} = ${cut.join(" · ")}` : "–";
   for (const id of ["depth", "only"]) control(id).disabled = view.axis < 0;
+  for (const id of ["step", "threshold", "depth"]) control(id).ariaValueText = control(`${id}-text`).textContent;
   document.documentElement.dataset.drawn = panes.map((pane) => pane.cube.drawn.length).join(" ");
   if (say) control("said").textContent = spoken.filter(Boolean).join("; ");
 }
@@ -81,6 +84,16 @@ function zoom(factor) {
   draw();
 }
 
+// What a key does to the view, in the cube with Shift held for arrows, or its button; whether it is one that does.
+function look(key) {
+  const turns = { ArrowLeft: [-TURN, 0], ArrowRight: [TURN, 0], ArrowUp: [0, -TURN], ArrowDown: [0, TURN] };
+  if (turns[key]) turn(...turns[key]);
+  else if (key === "+" || key === "-") zoom(key === "+" ? 1.15 : 1 / 1.15);
+  else if (key === "Home") { Object.assign(view, START); draw(); }
+  else return false;
+  return true;
+}
+
 // Move the chosen cell by one plane of this cube; the first key chooses the cell in its middle.
 function move(rollout, axis, by) {
   const last = rollout.sides.map((side) => Math.max(1, side - 1));
@@ -104,6 +117,7 @@ function listen({ canvas, rollout, ...pane }) {
     from = [event.clientX, event.clientY];
     turn(x / 150, y / 150);
   });
+  canvas.addEventListener("pointercancel", () => { from = null; }); // the page scrolls
   canvas.addEventListener("pointerup", (event) => {
     from = null;
     if (moved > 4) return;
@@ -112,13 +126,11 @@ function listen({ canvas, rollout, ...pane }) {
     view.chosen = hit === null ? null : rollout.split(hit).map((plane, axis) => plane / Math.max(1, rollout.sides[axis] - 1));
     draw(true);
   });
-  const turns = { ArrowLeft: [-TURN, 0], ArrowRight: [TURN, 0], ArrowUp: [0, -TURN], ArrowDown: [0, TURN] };
   const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [1, 1], ArrowDown: [1, -1], PageUp: [2, 1], PageDown: [2, -1] };
   canvas.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.altKey || event.metaKey) return;
-    if (event.shiftKey && turns[event.key]) turn(...turns[event.key]);
-    else if (moves[event.key]) move(rollout, ...moves[event.key]);
-    else if (event.key === "+" || event.key === "-") zoom(event.key === "+" ? 1.15 : 1 / 1.15);
+    if (!event.shiftKey && moves[event.key]) move(rollout, ...moves[event.key]);
+    else if (look(event.key)) { /* the view has changed */ }
     else if (event.key === " ") play(clock === null);
     else if (event.key === "Escape") { view.chosen = null; draw(true); }
     else return;
@@ -128,7 +140,8 @@ function listen({ canvas, rollout, ...pane }) {
 
 function connect() {
   control("step").max = Math.max(...panes.map((pane) => pane.rollout.steps));
-  panes[0].run.rows.forEach((label, row) => control("row").append(new Option(label, row)));
+  const shared = Math.min(...panes.map((pane) => pane.run.rows.length));
+  panes[0].run.rows.slice(0, shared).forEach((label, row) => control("row").append(new Option(label, row)));
   const set = (id, type, take) => control(id).addEventListener(type, (event) => { take(event.target); draw(); });
   set("step", "input", (input) => { play(false); view.step = Number(input.value); });
   set("row", "change", (input) => { view.row = Number(input.value); });
@@ -140,12 +153,18 @@ function connect() {
   set("only", "change", (input) => { view.only = input.checked; });
   set("tiers", "change", (input) => { view.tiers[input.checked ? "add" : "delete"](Number(input.value)); });
   control("play").addEventListener("click", () => play(clock === null));
+  document.querySelectorAll("#turning button").forEach((button) =>
+    button.addEventListener("click", () => look(button.dataset.key)));
   control("controls").addEventListener("submit", (event) => event.preventDefault());
   Object.values(content.palette.tiers).forEach((colour, tier) => {
     Object.assign(document.querySelectorAll("#tiers i")[tier].style, { borderColor: colour, borderTopStyle: ["dotted", "solid", "dashed"][tier] });
   });
   window.addEventListener("resize", () => draw());
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { draw(); drawCharts(content); });
+  matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () => { draw(); drawCharts(content); });
+  // Paper cannot be opened.
+  const closed = [...document.querySelectorAll("details")];
+  window.addEventListener("beforeprint", () => closed.forEach((each) => { each.dataset.was = each.open; each.open = true; }));
+  window.addEventListener("afterprint", () => closed.forEach((each) => { each.open = each.dataset.was === "true"; }));
   window.addEventListener("load", () => drawCharts(content));
   go(Math.floor(panes[0].rollout.steps / 2));
 }
