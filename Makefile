@@ -4,12 +4,13 @@ ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python
 
-.PHONY: help setup train test test-slow check format
+.PHONY: help setup train test test-slow check docs format
 
 help:
 	@echo "make train      train $(CONFIG) and print the honest table"
 	@echo "make test       the default tests;  make test-slow: those marked slow"
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
+	@echo "make docs       the documentation site, in docs/_build"
 
 setup:
 	@bash scripts/setup.sh
@@ -27,6 +28,9 @@ check: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup
+	$(PY) -m sphinx -q -E -W --keep-going docs docs/_build $(ARGS)
 
 format: setup
 	$(PY) -m ruff check --fix .
