@@ -12,7 +12,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
-from latticegnn.cli import main
+from latticegnn.cli import COMMANDS, main
 
 project, author, copyright = "latticegnn", "the latticegnn authors", "2026, the latticegnn authors"
 version = release = installed("latticegnn")
@@ -36,8 +36,26 @@ python_use_unqualified_type_names = True
 nitpicky = True
 nitpick_ignore_regex = [("py:obj", ".*"), ("py:.*", r"(?!latticegnn).*"), ("py:class", r".*\._\w+|.*\.Model")]
 
-BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "LOG.md": "log.md", "README.md": "index.md"}
+BESIDE = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "LOG.md": "log.md",
+    "README.md": "index.md",
+}
 """Files of the repository's root that pages link to, and the pages that hold them."""
+
+
+def printed_help(command: str) -> list[str]:
+    """Return the parts of what ``latticegnn COMMAND --help`` prints: usage, description, options, sections."""
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
+        status = main([command, "--help"])
+        raise RuntimeError(f"latticegnn {command} --help must print and exit; it returned {status}; mend it.")
+    return told.getvalue().strip().split("\n\n")
+
+
+HELP = {command: printed_help(command) for command in COMMANDS}
+"""Asked for before anything is documented: autodoc puts its own objects in the place of functions' defaults."""
 
 
 class CommandHelp(Directive):
@@ -47,11 +65,8 @@ class CommandHelp(Directive):
     option_spec = {"own": directives.flag}  # noqa: RUF012
 
     def run(self) -> list[nodes.Node]:
-        """Ask the program."""
-        told = io.StringIO()
-        with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-            main([self.arguments[0], "--help"])
-        _, *parts = told.getvalue().strip().split("\n\n")
+        """Take what the program printed."""
+        _, *parts = HELP[self.arguments[0]]
         text = "\n\n".join(parts[:2] if "own" in self.options else parts)
         return [nodes.literal_block(text, text, language="text")]
 

@@ -1,4 +1,4 @@
-"""Draw the pictures of README and docs again that need no training: lattices, a signal, a gate, neighbours, a portrait."""
+"""Draw the pictures of README and docs again that need no training: lattices, signal, gate, neighbours, portrait."""
 
 import argparse
 from pathlib import Path

@@ -12,7 +12,9 @@ FILES = [*ROOT.glob("*"), *(file for room in ROOMS for file in (ROOT / room).rgl
 PAGES = sorted(file for file in FILES if file.suffix == ".md")
 TEXTS = sorted(file for file in FILES if file.suffix in (".md", ".rst", ".py", ".yaml") and "tests" not in file.parts)
 #: Folders whose files are named in prose and docstrings.
-NAMED = re.compile(r"(?<![\w/.-])(?:configs|examples|scripts|docs|benchmarks|tests)/[\w/]+\.(?:py|md|yaml|tsv|png|sh)\b")
+NAMED = re.compile(
+    r"(?<![\w/.-])(?:configs|examples|scripts|docs|benchmarks|tests)/[\w/]+\.(?:py|md|yaml|tsv|png|sh)\b"
+)
 
 
 def without_code(page: str) -> str:
@@ -58,7 +60,9 @@ def test_a_broken_link_is_found(link) -> None:
 
 def test_links_that_are_sound_are_taken() -> None:
     page = ROOT / "README.md"
-    assert not any(broken(link, page) for link in ("docs/data.md#the-cache", "#ask-it", "docs", "https://pytorch.org/a"))
+    assert not any(
+        broken(link, page) for link in ("docs/data.md#the-cache", "#ask-it", "docs", "https://pytorch.org/a")
+    )
 
 
 def test_files_that_are_named_exist() -> None:

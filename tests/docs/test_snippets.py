@@ -1,8 +1,8 @@
-"""Every block of code on every page: Python is run, settings are built, commands are run or parsed; nothing is left out.
+"""Every block of code on every page: Python is run, settings are built, commands are run or parsed; none is left out.
 
-A block's language says what becomes of it: ``python`` is run, all blocks of a page one after the other (``python network``
-is compiled alone); ``yaml`` is built as the configuration that it is; ``bash`` holds commands, or a script where it
-begins with ``#!``; ``text`` is what somebody sees. Another language, or none, is a failure.
+A block's language says what becomes of it: ``python`` is run, all blocks of a page one after the other, and
+``python network`` is compiled alone; ``yaml`` is built as the configuration that it is; ``bash`` holds commands, or a
+script where it begins with ``#!``; ``text`` is what somebody sees. Another language, or none, is a failure.
 """
 
 import re
