@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 ROOMS = ("latticegnn", "docs", "examples", "configs", "scripts", "benchmarks", "tests")
 FILES = [*ROOT.glob("*"), *(file for room in ROOMS for file in (ROOT / room).rglob("*"))]
 PAGES = sorted(file for file in FILES if file.suffix == ".md")
-TEXTS = sorted(file for file in FILES if file.suffix in (".md", ".rst", ".py", ".yaml") and "tests" not in file.parts)
+TEXTS = sorted(
+    file for file in FILES if file.suffix in (".md", ".rst", ".py", ".yaml") and ROOT / "tests" not in file.parents
+)
 #: Folders whose files are named in prose and docstrings.
 NAMED = re.compile(
     r"(?<![\w/.-])(?:configs|examples|scripts|docs|benchmarks|tests)/[\w/]+\.(?:py|md|yaml|tsv|png|sh)\b"
