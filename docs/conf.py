@@ -11,6 +11,7 @@ from docutils.parsers.rst import Directive, directives
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util import inspect
 
 from latticegnn.cli import COMMANDS, main
 
@@ -23,6 +24,7 @@ html_theme = "furo"
 html_title = "latticegnn"
 html_theme_options = {"navigation_with_keys": True}
 myst_heading_anchors = 4
+myst_enable_extensions = ["dollarmath"]
 
 # Docstrings write `name` for whatever has a name: a link where it is documented here, and code elsewhere.
 default_role = "py:obj"
@@ -72,12 +74,15 @@ class CommandHelp(Directive):
 
 
 def link_by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.Element) -> Any:
-    """Link `LatticeSpec`, `lg.LatticeSpec` or `nn.cell.LatticeCell` to the one documented object of that name."""
+    """Link `LatticeSpec`, `Ports.nodes` or `latticegnn.nn.LatticeCell` to the one documented object of that name."""
     if node.get("refdomain") != "py":
         return None
-    end = "." + re.sub(r"^(lg|latticegnn)\.", "", node["reftarget"])
+    target = re.sub(r"^lg\.", "latticegnn.", node["reftarget"])
+    room, _, last = target.rpartition(".")
     objects = env.domains.python_domain.objects
-    found = [name for name in objects if name.endswith(end)]
+    found = [name for name in objects if name.endswith(f".{target}")]
+    if room.startswith("latticegnn"):  # rooms export what their modules define
+        found = [name for name in objects if name.startswith(f"{room}.") and name.endswith(f".{last}")]
     classes = [name for name in found if objects[name].objtype in ("class", "exception", "function", "data")]
     for names in (classes, found):
         if len(names) == 1:
@@ -87,6 +92,14 @@ def link_by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, s
     return None
 
 
+def own_signature(app: Sphinx, what: str, name: str, it: Any, options: Any, signature: str, returns: str) -> Any:
+    """Show a class's own constructor where a base class has a ``__new__`` that takes anything."""
+    if what != "class" or signature != "(*args, **kwargs)" or "__init__" not in vars(it):
+        return None
+    own = inspect.signature(it.__init__, bound_method=True)
+    return inspect.stringify_signature(own, unqualified_typehints=True, short_literals=True), returns
+
+
 def link_beside(app: Sphinx, page: str, source: list[str]) -> None:
     """Turn links to the root's own Markdown files into links to the pages that hold them."""
     for file, name in BESIDE.items():
@@ -94,7 +107,8 @@ def link_beside(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Add the directive and the two links."""
+    """Add the directive and what mends signatures and links."""
     app.add_directive("command-help", CommandHelp)
+    app.connect("autodoc-process-signature", own_signature)
     app.connect("missing-reference", link_by_short_name)
     app.connect("source-read", link_beside)
