@@ -4,7 +4,7 @@ ARGS ?=
 CONFIG ?= configs/default.yaml
 PY := .venv/bin/python
 
-.PHONY: help setup train test test-slow check format notebooks quickstart peers
+.PHONY: help setup train test test-slow check format docs notebooks quickstart peers
 
 help:
 	@echo "make train      train $(CONFIG) and print the honest table"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
 	@echo "make peers      measure beside Conv3d, CAX, E(n)-GNCA and sentence-transformers; writes docs/peers.md"
 	@echo "make notebooks  write notebooks/ anew from the examples;  make quickstart: run docs/quickstart.md, timed"
+	@echo "make docs       the documentation site, in docs/_build"
 
 setup:
 	@bash scripts/setup.sh
@@ -29,6 +30,9 @@ check: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup
+	$(PY) -m sphinx -q -E -W --keep-going docs docs/_build $(ARGS)
 
 format: setup
 	$(PY) -m ruff check --fix .

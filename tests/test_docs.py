@@ -1,7 +1,6 @@
-"""What the pages of docs say runs, builds, and is what the code holds."""
+"""What the pages of docs say is what the code holds; that their code runs is tested in tests/docs."""
 
 import re
-from ast import literal_eval
 from pathlib import Path
 from typing import get_args
 
@@ -24,60 +23,11 @@ PREDICT = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
 SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
 
 
-def test_the_snippets_on_data_run(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", DATA, flags=re.DOTALL)
-    exec(compile(code, "docs/data.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "What is 0 plus one? → 0 plus one is 1."
-    assert lines[2] == "(200, 12) float32"
-    assert lines[3].startswith("{'train': 150, 'validation': 25, 'test': 25}")
-    assert lines[-2:] == ["(1, 384)", "['one plus two']"]
-
-
-def test_the_snippets_on_dynamics_run(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", DYNAMICS, flags=re.DOTALL):
-        exec(compile(code, "docs/dynamics.md", "exec"), names)
-    assert {"recovery.png", "percolation.png", "wall.png"} <= {file.name for file in tmp_path.iterdir()}
-    stopping, size = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\[(\d+, ){3}\d+\] \[(\w+, ){3}\w+\]", stopping)
-    assert size == "35 20 True"
-
-
-def test_the_snippets_on_prediction_run(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", PREDICT, flags=re.DOTALL)
-    names: dict = {}
-    exec(compile(code, "docs/predict.md", "exec"), names)
-    assert len(names["predictor"].predict(["a"])[0]["embedding"]) == names["predictor"].dim == 384
-    answers, count = capsys.readouterr().out.splitlines()
-    assert len(set(literal_eval(answers)) & set(names["answers"])) == 2
-    assert count == "2"
-
-
 def test_the_options_of_prediction_are_told() -> None:
     parser = OneLineParser(prog="latticegnn predict")
     add_predict_arguments(parser)
     options = {word.split(".")[0] for action in parser._actions for word in action.option_strings if "--" in word}
     assert {option for option in options if f"`{option}" not in PREDICT} == {"--help", "--device"}
-
-
-@pytest.mark.parametrize("text", re.findall(r"```yaml\n(.*?)```", DYNAMICS, flags=re.DOTALL))
-def test_the_settings_on_dynamics_are_settings(text, tmp_path) -> None:
-    (tmp_path / "page.yaml").write_text(text)
-    words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
-    cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
-    taken = cli.settings()
-    assert holds(taken, yaml.safe_load(text))
-
-
-def holds(taken: object, given: object) -> bool:
-    """Whether what was given is found in what was taken; a mapping may have gained its defaults."""
-    if isinstance(given, dict):
-        return isinstance(taken, dict) and all(key in taken and holds(taken[key], given[key]) for key in given)
-    return taken == given
 
 
 def test_the_sections_of_dynamics_are_listed() -> None:

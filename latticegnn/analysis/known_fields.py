@@ -129,7 +129,10 @@ def gray_scott(spec: LatticeSpec, feed: float, kill: float) -> Step:
 
 
 def lambda_omega(spec: LatticeSpec, b: float) -> Step:
-    """Return a step of dt = 0.1 of A' = A − (1 + ib) |A|² A + 0.5 ∇²A (Kopell and Howard, 1973), A in two channels."""
+    """Return a step of dt = 0.1 of a λ-ω system (Kopell and Howard, 1973), its complex A in two channels.
+
+    ``A' = A − (1 + ib) |A|² A + 0.5 ∇²A``
+    """
     spread = laplacian(spec)
 
     def step(x: Tensor) -> Tensor:

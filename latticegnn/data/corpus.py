@@ -34,8 +34,8 @@ def sentences(limit: int | None = None, seed: int = 0) -> Corpus:
 def questions_and_answers(limit: int | None = None, seed: int = 0) -> Corpus:
     """Return pairs: qualified name and signature of a public object → the first sentence of its docstring.
 
-    For example `"heapq.merge(*iterables, key=None, reverse=False)"` → `"Merge multiple sorted inputs into a single
-    sorted output."`. Answers are unique up to case, spacing and punctuation; the group of a pair is the module
+    For example ``heapq.merge(*iterables, key=None, reverse=False)`` → ``Merge multiple sorted inputs into a single
+    sorted output.`` Answers are unique up to case, spacing and punctuation; the group of a pair is the module
     of its source file (`"unittest.mock"`).
 
     Args:

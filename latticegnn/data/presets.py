@@ -40,8 +40,8 @@ PRESETS = {
         "sentence-transformers/all-MiniLM-L6-v2", 384, "mean", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf", "", 128
     ),
 }
-"""Name after `preset:` → what it stands for. The 7 and 8 billion weights of the last four decoders take about 15 GB as
-bfloat16 and twice that as float32; Meta's two are gated."""
+"""Name after ``preset:`` → what it stands for. The 7 and 8 billion weights of the last four decoders take about 15 GB
+as bfloat16 and twice that as float32; Meta's two are gated."""
 
 
 def preset(name: str) -> Preset:

@@ -20,7 +20,7 @@ PACKAGED = {
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
 }
-"""Name after `packaged:` → import name, requirement, and sha256 of model.safetensors (all-MiniLM-L6-v2)."""
+"""Name after ``packaged:`` → import name, requirement, and sha256 of model.safetensors (all-MiniLM-L6-v2)."""
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What a teacher consists of: weights, configuration and tokenizer. Pickled weights are never read."""

@@ -45,10 +45,10 @@ def to_networkx(
     Edges carry ``tier`` ("local", "functional", "distant"), ``distance`` and ``offset`` (pos_source − pos_target).
     Further arrays become attributes of their names: a number a node or edge, or a list of k. ``G.graph`` holds
     ``spec``, ``inputs`` and ``outputs``, and under ``arrays`` the arrays' types and widths, as JSON texts, so that
-    :func:`from_networkx` gives the graph back.
+    `from_networkx` gives the graph back.
 
     Args:
-        graph: From :func:`build_graph`.
+        graph: From `build_graph`.
         state: [N, F] or [1, N, F], float16, float32 or float64.
         cells: Name → [N] or [N, k], floating point, whole numbers or bool; every number finite.
         edges: Name → [E] or [E, k], likewise, in the order of ``graph.edge_index``.
@@ -132,7 +132,7 @@ def _check_arrays(arrays: Mapping[str, Tensor], owner: Owner, rows: int) -> None
 
 
 def from_networkx(network: nx.DiGraph) -> Data:
-    """Return the lattice graph that :func:`to_networkx` described, with its arrays.
+    """Return the lattice graph that `to_networkx` described, with its arrays.
 
     Those of nodes keep their names, ``state`` among them; one of edges named ``weight`` becomes ``edge_weight``.
 

@@ -52,9 +52,9 @@ def build_graph(spec: LatticeSpec, inputs: Ports | None = None, outputs: Ports |
 
         - ``pos`` float32 [N, 3], the cells' coordinates;
         - ``edge_index`` int64 [2, E], row 0 the source j, row 1 the target i;
-        - ``edge_tier`` int64 [E], values of :class:`Tier`; self-edges are local;
+        - ``edge_tier`` int64 [E], values of `Tier`; self-edges are local;
         - ``edge_attr`` float32 [E, 1], the distance in cells;
-        - ``edge_offset`` int64 [E, 3], pos_source − pos_target the shortest way round (see :func:`axis_offsets` for
+        - ``edge_offset`` int64 [E, 3], pos_source − pos_target the shortest way round (see `axis_offsets` for
           ties), and to the source's mirror image where a reflecting boundary shows it;
         - ``input_nodes``, ``output_nodes`` int64 [P], the ports in the order of `Ports.nodes`;
         - ``input_mask``, ``output_mask`` bool [N], the same ports as masks;

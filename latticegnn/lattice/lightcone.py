@@ -22,7 +22,7 @@ def hops(spec: LatticeSpec, sources: Tensor, lost: Tensor | None = None) -> Tens
 
     Cells are neighbours when their distance is at most the distant radius r, so one hop grows the reached set by a
     ball. Whether a cell lies in it follows from its squared distance to the set, found axis by axis as ``f(p) ← min_o
-    (f(p + o) + o²)`` for |o| ≤ r: O(N·r) work a hop, no edges.
+    (f(p + o) + o²)`` for ``|o| ≤ r``: O(N·r) work a hop, no edges.
 
     Args:
         spec: The lattice.

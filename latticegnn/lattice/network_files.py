@@ -25,13 +25,13 @@ _VIZ = f"{_GEXF}/viz"
 def write_network(graph: Data | nx.DiGraph, path: str | os.PathLike[str]) -> Path:
     """Write the lattice in the format that the file's name ends in, and return the path.
 
-    The file appears whole or not at all, holds every attribute of :func:`to_networkx`, and :func:`read_network` gives
+    The file appears whole or not at all, holds every attribute of `to_networkx`, and `read_network` gives
     the same graph back. GraphML and GEXF have no lists: ``pos`` becomes x, y, z; ``offset`` dx, dy, dz; an array of k
     columns such as ``state`` state_0 … state_{k−1}. In GEXF, Gephi's format, cells also have their place, and an edge's
     ``weight`` is its weight. JSON is networkx's node-link form, with lists. Node ids are whole numbers.
 
     Args:
-        graph: From :func:`build_graph`, or from :func:`to_networkx` to include arrays.
+        graph: From `build_graph`, or from `to_networkx` to include arrays.
         path: The file to write, into an existing folder: ``.graphml``, ``.gexf`` or ``.json``.
 
     Raises:
@@ -43,7 +43,7 @@ def write_network(graph: Data | nx.DiGraph, path: str | os.PathLike[str]) -> Pat
 
 
 def read_network(path: str | os.PathLike[str]) -> nx.DiGraph:
-    """Read what :func:`write_network` wrote, as :func:`to_networkx` made it.
+    """Read what `write_network` wrote, as `to_networkx` made it.
 
     Raises:
         FileNotFoundError: No file is there.
@@ -53,15 +53,15 @@ def read_network(path: str | os.PathLike[str]) -> nx.DiGraph:
 
 
 def write_graphml(graph: Data | nx.DiGraph, path: str | os.PathLike[str]) -> Path:
-    """Write the lattice as GraphML whatever the file's name, see :func:`write_network`.
+    """Write the lattice as GraphML whatever the file's name, see `write_network`.
 
-    ``nx.read_graphml(path, node_type=int)`` reads it anywhere, :func:`read_graphml` puts the lists together again.
+    ``nx.read_graphml(path, node_type=int)`` reads it anywhere, `read_graphml` puts the lists together again.
     """
     return write_atomically(path, _graphml(to_networkx(graph) if isinstance(graph, Data) else graph).encode())
 
 
 def read_graphml(path: str | os.PathLike[str]) -> nx.DiGraph:
-    """Read what :func:`write_graphml` wrote, see :func:`read_network`."""
+    """Read what `write_graphml` wrote, see `read_network`."""
     return _read(path, *_FORMATS[".graphml"][1:])
 
 

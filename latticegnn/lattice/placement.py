@@ -180,7 +180,7 @@ def placement_to_json(placement: str | Placement) -> str | dict[str, Any]:
 
 
 def placement_from_json(value: Mapping[str, Any]) -> Placement:
-    """Build the placement that :func:`placement_to_json` described.
+    """Build the placement that `placement_to_json` described.
 
     A file may name any class, so no module is imported for it: one of yours must have been imported before.
 

@@ -43,7 +43,7 @@ class Ports:
         face: ``"x-"`` is the layer x = 0, ``"x+"`` the layer x = X−1, likewise y and z; ``"surface"`` is every cell on
             any of the six faces, once.
         placement: A name (full, proportional, grid, corners, corners_center, center, nested, zones, learned) or a
-            :class:`Placement`.
+            `Placement`.
         seed: Seed of the random placements. The same seed gives the same ports.
 
     Raises:
@@ -143,7 +143,7 @@ class Ports:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Ports:
-        """Build ports from :meth:`to_dict`'s result; keys left out take their defaults.
+        """Build ports from `to_dict`'s result; keys left out take their defaults.
 
         Raises:
             ValueError: A key is unknown, or a value breaks a rule of the class.

@@ -81,9 +81,9 @@ class LatticeSpec:
         functional_ratio: r_f as a part of ``max_radius``, > ``local_ratio``.
         distant_ratio: r_d as a part of ``max_radius``, > ``functional_ratio``.
         radii: (r_l, r_f, r_d) in cells, rising; they take the place of the four ratios.
-        edges: How :func:`build_graph` finds edges: ``"radius_graph"`` (torch-cluster) or ``"stencil"`` (integer
+        edges: How `build_graph` finds edges: ``"radius_graph"`` (torch-cluster) or ``"stencil"`` (integer
             offsets, no compiled extension). Both give the same graph.
-        strict_tiers: Make a tier without neighbours an error in :func:`build_graph` (the local tier included).
+        strict_tiers: Make a tier without neighbours an error in `build_graph` (the local tier included).
 
     Raises:
         ValueError: An entry is of the wrong type or range, a name is unknown, or the radii do not rise.
@@ -199,13 +199,13 @@ class LatticeSpec:
         return dataclasses.replace(self, shape=shape, radii=radii)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field as JSON-safe values; :meth:`from_dict` gives the spec back."""
+        """Return every field as JSON-safe values; `from_dict` gives the spec back."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LatticeSpec:
-        """Build a spec from :meth:`to_dict`'s result; fields left out take their defaults.
+        """Build a spec from `to_dict`'s result; fields left out take their defaults.
 
         Raises:
             ValueError: A key is unknown, or a value breaks a rule of the class.

@@ -24,7 +24,7 @@ class Stencil:
     Args:
         offsets: LongTensor [K, 3], in cells.
         distance: FloatTensor (float64) [K], the offsets' lengths.
-        tier: LongTensor [K], values of :class:`Tier`.
+        tier: LongTensor [K], values of `Tier`.
     """
 
     offsets: Tensor
@@ -180,7 +180,7 @@ def neighbours(spec: LatticeSpec, offset: Sequence[int]) -> tuple[Tensor, Tensor
 
     Args:
         spec: The lattice.
-        offset: Three integers, pos_source − pos_target; a row of :func:`stencil`.
+        offset: Three integers, pos_source − pos_target; a row of `stencil`.
 
     Returns:
         Source ids and target ids, two LongTensors of equal length, in raster order of the targets' coordinates. Cells

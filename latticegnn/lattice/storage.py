@@ -80,7 +80,7 @@ def save_graph(graph: Data, path: str | os.PathLike[str]) -> Path:
 
 
 def load_graph(path: str | os.PathLike[str]) -> Data:
-    """Read a graph that :func:`save_graph` wrote, and check it against its spec.
+    """Read a graph that `save_graph` wrote, and check it against its spec.
 
     Raises:
         FileNotFoundError: No file is there.

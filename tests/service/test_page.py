@@ -19,7 +19,7 @@ def blocks(kind: str) -> list[str]:
 
 
 def test_the_snippets_run(predictor, serving, client, capsys) -> None:
-    (code,), (line,) = blocks("python"), blocks("bash")
+    (code,), (_, line) = blocks("python"), blocks("bash")
     with serving(predictor) as port:
         names: dict = {}
         exec(compile(code.replace(":8000/", f":{port}/"), "docs/serve.md", "exec"), names)
