@@ -57,9 +57,9 @@ class Courier(Expert):
         \Delta_i = u_i \odot \big( S z_i + A\, \mathrm{ReLU}(R z_i) + B (\sigma(G \gamma_i) \odot V z_i) \big), \quad
         z_i = [x_i \,\|\, m_i \,\|\, 1], \; \gamma_i = [r_i \,\|\, r_i^2 \,\|\, 1]
 
-    with r the cell's position. The last channel is a clock c, no part of z, which every cell moves by 0.1 a step. Without
-    ``closes`` u is 1; with it :math:`u_i = \sigma(s (k^\top \gamma_i - 10\, c_i))`, an update gate (Cho et al., 2014)
-    that starts out closing after that step everywhere; where, when and how fast it closes is learned.
+    with r the cell's position. The last channel is a clock c, no part of z, which every cell moves by 0.1 a step.
+    Without ``closes`` u is 1; with it :math:`u_i = \sigma(s (k^\top \gamma_i - 10\, c_i))`, an update gate (Cho et al.,
+    2014) that starts out closing after that step everywhere; where, when and how fast it closes is learned.
 
     Args:
         channels: F, the clock among them.
