@@ -85,7 +85,7 @@ class Courier(Expert):
         positions: Tensor,
         hidden: int = 16,
         units: int = 32,
-        noise: float = 0.03,
+        noise: float = 0.015,
         closes: float | None = None,
     ) -> None:
         super().__init__()
@@ -233,8 +233,10 @@ def measure(model: lg.LatticeModel, images: Tensor) -> dict[str, float]:
 def result(name: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train and measure a model of a configuration, unless that is done."""
     given, model, plan = configured(name, seed)
+    before = 0.0
     if plan.start:
-        given["start"] = result(plan.start, seed, folder)["settings"]
+        first = result(plan.start, seed, folder)
+        given["start"], before = first["settings"], first["cpu_seconds"]
         learned = lg.LatticeModel.from_pretrained(folder / f"{plan.start}-seed{seed}" / "model", trust_code=True)
         model.load_state_dict(model.state_dict() | learned.state_dict())
     file = folder / f"{name}-seed{seed}" / "result.json"
@@ -242,7 +244,7 @@ def result(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return done
     print(f"  {NAMES[name]}, seed {seed}: {sum(p.numel() for p in model.cell.experts.parameters())} weights in a cell")
     images, validation, test = digits()
-    spent = train(model, plan, images, validation, seed)
+    spent = before + train(model, plan, images, validation, seed)
     model.save_pretrained(file.parent / "model")
     done = {"settings": given, "cpu_seconds": spent} | measure(model, test)
     file.write_text(json.dumps(done, indent=2), encoding="utf-8")
@@ -308,7 +310,7 @@ def figure(folder: Path, seed: int) -> Figure:
     left, middle, right = whole.subfigures(1, 3, width_ratios=(1, 1.5, 1.2))
     course = None
     axes = right.subplots()
-    for name in ("digits", "digits_hold"):
+    for name, line in (("digits", "--"), ("digits_hold", "-")):
         model = lg.LatticeModel.from_pretrained(folder / f"{name}-seed{seed}" / "model", trust_code=True)
         errors = []
         with torch.no_grad():
@@ -318,7 +320,7 @@ def figure(folder: Path, seed: int) -> Figure:
             if course is None:
                 course = out.trajectory[: model.steps + 1, 0, int(node_grid(model.spec)[HOLE])]
                 arrived = model.read(shown, out.trajectory[model.steps, : len(shown)])[0]
-        axes.plot(range(model.steps // 2, 2 * model.steps + 1), errors, label=NAMES[name])
+        axes.plot(range(model.steps // 2, 2 * model.steps + 1), errors, line, label=NAMES[name])
     axes.axhline(principal(digits()[0], test, 16), color="grey", linestyle=":", label="16 principal components")
     axes.set(yscale="log", xlabel="step", ylabel="squared error a pixel", title="300 test digits")
     axes.legend(fontsize=8)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,26 @@ def test_the_full_form_of_the_digits_is_as_told(name, monkeypatch) -> None:
     moved = (states[1:] - states[:-1])[..., :-1].abs().amax(dim=(1, 2, 3))
     assert float(moved[: model.steps].min()) > 1e-3
     assert (float(moved[-10:].max()) < 1e-6) == (name == "digits_hold")
+
+
+@pytest.mark.slow
+def test_a_digit_is_held_by_the_model_that_learned_to_bring_it(tmp_path, monkeypatch) -> None:
+    example = sys.modules[resolve(f"{DIGITS}:Courier", {}).__module__]
+    folder = tmp_path / "configs"
+    shutil.copytree(example.CONFIGS, folder)
+    for name, count in (("digits", "updates: 1200"), ("digits_hold", "updates: 300")):
+        file = folder / f"{name}.yaml"
+        stated = file.read_text(encoding="utf-8")
+        assert count in stated
+        file.write_text(stated.replace(count, "updates: 2"), encoding="utf-8")
+    monkeypatch.setattr(example, "CONFIGS", folder)
+    monkeypatch.chdir(ROOT)
+    held = example.result("digits_hold", 0, tmp_path)
+    first = example.result("digits", 0, tmp_path)
+    assert held["cpu_seconds"] > first["cpu_seconds"] > 0
+    assert held["settings"]["start"] == first["settings"]
+    moved, went_on = (abs(done["2N"] - done["N"]) for done in (held, first))
+    assert moved < went_on / 2, "it comes to rest soon after N"
 
 
 @pytest.mark.slow
