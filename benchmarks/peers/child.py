@@ -33,10 +33,11 @@ def serve(prepare: Callable[..., tuple[dict[str, Any], Round]]) -> None:
     def say(**content: Any) -> None:
         print(json.dumps(content), file=replies, flush=True)
 
+    libraries = kilobytes("VmRSS")
     facts, make_round = prepare(**json.loads(sys.argv[1]))
     if _CLEAR.exists():
         _CLEAR.write_text("5", encoding="ascii")  # what compilers took at their peak is not the work's: begin anew
-    say(at_rest_mb=kilobytes("VmRSS") / 1e3, **facts)
+    say(libraries_mb=libraries / 1e3, **facts)
     for line in sys.stdin:
         say(**make_round(int(line)))
     say(peak_mb=kilobytes("VmHWM") / 1e3)

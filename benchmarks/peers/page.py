@@ -39,7 +39,7 @@ def timing(case: str, found: Found) -> Table:
                 "training, µs": unit * median(column(figures, "training")),
                 "training ÷ Conv3d": ratio(figures, found[CONV], "training"),
                 "peak MB": figures["peak_mb"],
-                "at rest MB": figures["at_rest_mb"],
+                "libraries MB": figures["libraries_mb"],
                 "first calls s": figures["first_seconds"],
             }
         )
@@ -48,8 +48,8 @@ def timing(case: str, found: Found) -> Table:
         "number of parameters Conv3d's), float32. µs of CPU time for a cell and a step, medians over the rounds; "
         "training is forward, backward and AdamW. ÷ Conv3d: this variant's time over eager Conv3d's in the same "
         "round, median [least – greatest]; above 1 is slower. Peak resident memory of the process during the rounds, "
-        "and what it holds at rest before the first of them: libraries, and what compiling has left behind. First "
-        "calls, one of each kind, by the clock, with all that is compiled then."
+        "and what its libraries take before any work; what compiling leaves behind is in the peak. First calls, one of "
+        "each kind, by the clock, with all that is compiled then."
     )
     return Table(f"Automata, {case}", note, rows)
 
@@ -86,7 +86,7 @@ def embeddings(quality: Found) -> Table:
     note = (
         f"all-MiniLM-L6-v2 embeddings of {facts['rows']:,} sentences to learn from and {facts['held_out']:,} held-out "
         "ones, 384 numbers through 64 and back; mean ± standard deviation over the rounds, each a seed. FVU, the part "
-        f"of the variance that is lost, is better low, the others high. Ours: `configs/autoencode.yaml`, cut to "
+        "of the variance that is lost, is better low, the others high. Ours: `configs/autoencode.yaml`, cut to "
         f"{facts['epochs']} epochs, a start from whitened PCA; its seconds are those of the whole run, with Lightning, "
         "validation, checkpoints, the solved readout and the table of held-out rows, and its first round compiles. "
         "sentence-transformers: PCA's axes as a `Dense` without bias (its recipe) and PCA's inverse as the way back; a "

@@ -52,7 +52,7 @@ def test_peers_take_turns_in_processes_of_their_own(waiting, tmp_path) -> None:
     assert found["a"]["cores"] == found["b"]["cores"]
     assert len(found["a"]["cores"]) == 1
     if sys.platform == "linux":
-        assert 5 < found["b"]["at_rest_mb"] <= found["b"]["peak_mb"] < 100
+        assert 5 < found["b"]["libraries_mb"] <= found["b"]["peak_mb"] < 100
 
 
 def test_a_peer_that_dies_says_why(waiting, refuses) -> None:
@@ -118,7 +118,7 @@ def test_variants_on_torch_are_timed_and_laid_out(monkeypatch) -> None:
     found = {}
     for variant in (peer.CONV, automata.OFFSETS, automata.EDGES, automata.OURS_EAGER):
         facts, make_round = automata.prepare(variant, **vars(TINY))
-        found[variant] = facts | {"rounds": [make_round(0), make_round(1)], "peak_mb": 2.0, "at_rest_mb": 1.0}
+        found[variant] = facts | {"rounds": [make_round(0), make_round(1)], "peak_mb": 2.0, "libraries_mb": 1.0}
         assert all(time > 0 for made in found[variant]["rounds"] for time in made.values())
         found[variant]["cell_steps"] = 27 * 2 * 2
     counts = {name: figures["parameters"] for name, figures in found.items()}
@@ -135,7 +135,7 @@ def test_variants_on_torch_are_timed_and_laid_out(monkeypatch) -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     made = [{"training": 4.0, "forward": 1.0}, {"training": 30.0, "forward": 9.0}]
-    facts = {"parameters": 1, "first_seconds": 0.1, "peak_mb": math.nan, "at_rest_mb": 1.0, "cell_steps": 1000}
+    facts = {"parameters": 1, "first_seconds": 0.1, "peak_mb": math.nan, "libraries_mb": 1.0, "cell_steps": 1000}
     found = {peer.CONV: facts | {"rounds": made}, "ours": facts | {"rounds": [made[0], {"training": 10, "forward": 9}]}}
     (row,) = page.head_to_head({"case": found}).rows
     assert row["÷ ours"] == "2 [1 – 3]"  # not the ratio of the medians, 17 / 7
