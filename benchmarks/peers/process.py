@@ -53,9 +53,9 @@ class Peer:
                 env=environment,
                 encoding="utf-8",
             )
-        if hasattr(os, "sched_setaffinity"):  # all on one core: XLA makes a thread for each that it may use
-            os.sched_setaffinity(self._process.pid, {min(os.sched_getaffinity(0))})
         try:
+            if hasattr(os, "sched_setaffinity"):  # all on one core: XLA makes a thread for each that it may use
+                os.sched_setaffinity(self._process.pid, {min(os.sched_getaffinity(0))})
             self.facts = self._read()
         except BaseException:
             self.kill()
