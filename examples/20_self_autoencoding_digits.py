@@ -375,6 +375,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw what happened into this PNG")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "digits", help="where runs are kept")
     given = parser.parse_args()
+    if given.quick and (given.hold or given.figure):
+        parser.error("--quick is a model of its own; got --hold or --figure with it, of the full form; leave one out")
     torch.set_num_threads(1)  # a cube this small is hardly faster on two
     seeds = given.seed or ([0] if given.quick else [0, 1, 2])
     names = ["digits_quick"] if given.quick else ["digits_hold"] if given.hold else ["digits", "digits_hold"]

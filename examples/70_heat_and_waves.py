@@ -28,7 +28,7 @@ from latticegnn.report import save
 RADII = (0.5, 1.0, 1.4)  # cells: the functional tier is the six neighbours across faces
 RATE, SPEED = 0.6, 0.5
 NOISE = 0.01
-"""Standard deviation of what a thermometer gets wrong; the states that it reads have standard deviation 1."""
+"""Standard deviation of what a thermometer gets wrong; that of the states is 1 at first."""
 
 
 def cube(side: int, boundary: str = "periodic") -> lg.LatticeSpec:

@@ -31,7 +31,15 @@ def lend(environment: Path, clone: Path) -> None:
     """Give a clone an environment that is set up elsewhere: links to its parts, and a stamp of its own.
 
     The stamp is what setup.sh itself would write, so that ``make`` in the clone finds everything done.
+
+    Raises:
+        FileNotFoundError: When nothing is set up there.
     """
+    if not (environment / "bin" / "python").exists():
+        raise FileNotFoundError(
+            f"the environment that is lent must be set up; {environment} has no bin/python; run `make setup`, or name "
+            "another by --environment."
+        )
     own = clone / ".venv"
     own.mkdir()
     for name in LENT:

@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("names", nargs="*", default=EXAMPLES, help=f"of {', '.join(EXAMPLES)}; all by default")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder of the notebooks")
     given = parser.parse_args(arguments)
+    if unknown := set(given.names) - set(EXAMPLES):
+        known = ", ".join(EXAMPLES)
+        parser.error(f"names must be of {known}; got {', '.join(sorted(unknown))}; leave them out to write all")
     given.output.mkdir(parents=True, exist_ok=True)
     for name in given.names:
         file = given.output / f"{name}.ipynb"

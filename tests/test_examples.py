@@ -73,6 +73,14 @@ def test_self_autoencoding_digits(tmp_path) -> None:
     assert done.stat().st_mtime_ns == before, "what is done is kept"
 
 
+@pytest.mark.parametrize("other", [["--hold"], ["--figure", "drawn.png"]])
+def test_the_quick_form_of_the_digits_stands_alone(other, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [DIGITS.name, "--quick", *other])
+    with pytest.raises(SystemExit):
+        sys.modules[TestCourier.layer.__module__].main()
+    assert "leave one out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["digits", "digits_hold"])
 def test_the_full_form_of_the_digits_is_as_told(name, monkeypatch) -> None:
     """Pixels are laid as they are, one cell of the wall is open, and only a cell that counts comes to rest."""

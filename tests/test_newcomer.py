@@ -168,7 +168,7 @@ def test_the_rules_of_contributing_name_what_is_there() -> None:
         assert [name for name in names if not re.search(rf"^(class )?{name}\b", text, re.MULTILINE)] == []
 
 
-def test_the_path_is_timed_and_bounded(tmp_path) -> None:
+def test_the_path_is_timed_and_ends_at_what_fails(tmp_path) -> None:
     """A path of two commands in a clone: what fails is told with what it printed."""
     (tmp_path / "docs").mkdir()
     page = tmp_path / "docs" / "quickstart.md"
@@ -182,12 +182,14 @@ def test_the_path_is_timed_and_bounded(tmp_path) -> None:
         NEWCOMER["walk"](tmp_path, tmp_path)
 
 
-def test_an_environment_that_is_lent_needs_no_set_up(tmp_path, monkeypatch) -> None:
+def test_an_environment_that_is_lent_needs_no_set_up(tmp_path, monkeypatch, refuses) -> None:
     monkeypatch.setenv("PYTHON", "/bin/false")  # set-up that found anything to do would end at once
     clone, environment = tmp_path / "clone", tmp_path / "environment"
     for file in ("scripts/setup.sh", "pyproject.toml", "constraints.txt"):
         (clone / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, clone / file)
+    with refuses("must be set up", f"{environment} has no bin/python", "--environment", FileNotFoundError):
+        NEWCOMER["lend"](environment, clone)
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").symlink_to(sys.executable)
     set_up = ["bash", str(clone / "scripts" / "setup.sh")]

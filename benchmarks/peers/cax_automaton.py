@@ -3,14 +3,7 @@
 Runs in the environment that `requirements-cax.txt` names; this library is not installed there.
 """
 
-import os
 from typing import Any
-
-from benchmarks.peers.child import Round, serve, timed
-
-# XLA makes a thread for every core it may use, and counts them when JAX is imported. PyTorch is told by a variable.
-if hasattr(os, "sched_setaffinity"):
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +13,8 @@ from cax.core import ComplexSystem
 from cax.core.perceive import ConvPerceive
 from cax.core.update import ResidualUpdate
 from flax import nnx
+
+from benchmarks.peers.child import Round, serve, timed
 
 
 class Automaton(ComplexSystem):
@@ -93,8 +88,7 @@ def compared(automaton: Automaton, file: str, steps: int) -> dict[str, Any]:
         if name != "perception":
             layer.bias[...] = jnp.asarray(given[f"{name}.bias"])
     state = jnp.asarray(np.moveaxis(given["state"], 1, -1))
-    _, (_, of_state) = gradients(automaton, state, steps)
-    of_weights = nnx.grad(loss, argnums=nnx.DiffState(0, nnx.Param))(automaton, state, steps)
+    _, (of_weights, of_state) = gradients(automaton, state, steps)
     flat = {"perception.weight": of_weights["perceive"]["conv"]["kernel"]}
     for number, name in enumerate(("inner", "outer")):
         flat[f"{name}.weight"] = of_weights["update"]["layers"][number]["kernel"]

@@ -36,7 +36,7 @@ def serve(prepare: Callable[..., tuple[dict[str, Any], Round]]) -> None:
     libraries = kilobytes("VmRSS")
     facts, make_round = prepare(**json.loads(sys.argv[1]))
     if _CLEAR.exists():
-        _CLEAR.write_text("5", encoding="ascii")  # a compiler's memory is not the work's: the peak begins anew
+        _CLEAR.write_text("5", encoding="ascii")  # what compilers took at their peak is not the work's: begin anew
     say(libraries_mb=libraries / 1e3, **facts)
     for line in sys.stdin:
         say(**make_round(int(line)))

@@ -10,13 +10,10 @@ HERE = Path(__file__).resolve().parent
 STAMP = "installed.txt"
 
 
-def folder() -> Path:
-    """Return where environments are kept: below ``LATTICEGNN_CACHE``, or ~/.cache/latticegnn."""
-    return Path(os.environ.get("LATTICEGNN_CACHE") or "~/.cache/latticegnn").expanduser() / "peers"
-
-
 def python(name: str) -> Path:
     """Return the interpreter of a peer's environment, made by pip from its pinned requirements where it is missing.
+
+    Environments are kept in ``peers`` below ``LATTICEGNN_CACHE``, or ~/.cache/latticegnn.
 
     Args:
         name: ``requirements-<name>.txt`` beside this file says what is in it.
@@ -24,9 +21,11 @@ def python(name: str) -> Path:
     Raises:
         ChildProcessError: When the environment cannot be made.
     """
-    place, wanted = folder() / name, HERE / f"requirements-{name}.txt"
+    cache = Path(os.environ.get("LATTICEGNN_CACHE") or "~/.cache/latticegnn").expanduser()
+    place, wanted = cache / "peers" / name, HERE / f"requirements-{name}.txt"
     found, stamp = place / "bin" / "python", place / STAMP
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted.read_text(encoding="utf-8"):
+    # The interpreter is a link, whose end may have been removed since.
+    if found.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted.read_text(encoding="utf-8"):
         return found
     print(f"setting up {place} from {wanted.name}", flush=True)
     for words in (

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ ONE_THREAD = {
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "NPROC": "1",  # XLA's own pool
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
     "JAX_PLATFORMS": "cpu",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -54,6 +54,8 @@ class Peer:
                 encoding="utf-8",
             )
         try:
+            if hasattr(os, "sched_setaffinity"):  # all on one core: XLA makes a thread for each that it may use
+                os.sched_setaffinity(self._process.pid, {min(os.sched_getaffinity(0))})
             self.facts = self._read()
         except BaseException:
             self.kill()
@@ -93,26 +95,8 @@ class Peer:
         )
 
 
-@contextmanager
-def together(starts: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Peer]]:
-    """Start peers one after the other, and end them all whatever happens.
-
-    Args:
-        starts: Arguments of `Peer`, by name.
-    """
-    peers: dict[str, Peer] = {}
-    try:
-        for name, arguments in starts.items():
-            print(f"  starting {name}", flush=True)
-            peers[name] = Peer(*arguments)
-        yield peers
-    finally:
-        for peer in peers.values():
-            peer.kill()
-
-
 def interleaved(starts: Mapping[str, tuple[Any, ...]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Run rounds of several peers in turn: each goes once, then each goes again.
+    """Run rounds of several peers in turn: each goes once, then each goes again. All end, whatever happens.
 
     Args:
         starts: Arguments of `Peer`, by name.
@@ -121,15 +105,15 @@ def interleaved(starts: Mapping[str, tuple[Any, ...]], rounds: int) -> dict[str,
     Returns:
         By name what the peer said of itself, first and last, and under ``rounds`` what each of its rounds gave.
     """
-    with together(starts) as peers:
-        found: dict[str, list[dict[str, Any]]] = {name: [] for name in peers}
+    peers: dict[str, Peer] = {}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in starts}
+    with ExitStack() as ends:
+        for name, arguments in starts.items():
+            print(f"  starting {name}", flush=True)
+            peers[name] = Peer(*arguments)
+            ends.callback(peers[name].kill)
         for number in range(rounds):
             for name, peer in peers.items():
                 found[name].append(peer.round(number))
             print(f"  round {number + 1} of {rounds}", flush=True)
         return {name: peer.facts | peer.end() | {"rounds": found[name]} for name, peer in peers.items()}
-
-
-def ratios(own: Sequence[float], other: Sequence[float]) -> list[float]:
-    """Divide what two peers took, round by round."""
-    return [a / b for a, b in zip(own, other, strict=True)]

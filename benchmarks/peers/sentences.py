@@ -3,7 +3,6 @@
 Every round is a training from scratch, its number the seed; all are judged on the same held-out rows.
 """
 
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +63,7 @@ def prepare(variant: str, limit: int, epochs: int) -> tuple[dict[str, Any], Roun
     def make_round(number: int) -> dict[str, Any]:
         if variant == LATTICE:
             with TemporaryDirectory() as scratch:
-                trained = lattice(limit, epochs, number, Path(scratch))
+                trained = lattice(limit, epochs, number, Path(scratch), test)
         elif variant == PCA:
             trained = principal_components(train)
         else:
@@ -72,12 +71,15 @@ def prepare(variant: str, limit: int, epochs: int) -> tuple[dict[str, Any], Roun
         found = figures(trained.answer(test), test, train.mean(dim=0), pairs=False)
         return {"parameters": trained.parameters, "seconds": trained.seconds} | found
 
-    facts = {"rows": len(train), "held_out": len(test), "updates": updates}
-    return facts | {"digest": hashlib.sha256(test.numpy().tobytes()).hexdigest()}, make_round
+    return {"rows": len(train), "held_out": len(test), "epochs": epochs, "updates": updates}, make_round
 
 
-def lattice(limit: int, epochs: int, seed: int, folder: Path) -> Trained:
-    """Train this library's lattice by its own configuration; validation, solved readout and checkpoints included."""
+def lattice(limit: int, epochs: int, seed: int, folder: Path, test: Tensor) -> Trained:
+    """Train this library's lattice by its own configuration, as a whole run: the table of test rows included.
+
+    Raises:
+        ValueError: When the run holds out other rows than those that all are judged on.
+    """
     settings = {
         "--config": ROOT / "configs" / "autoencode.yaml", "--seed_everything": seed, "--data.limit": limit,
         "--trainer.max_epochs": epochs, "--baselines": [], "--run_dir": folder,
@@ -88,6 +90,11 @@ def lattice(limit: int, epochs: int, seed: int, folder: Path) -> Trained:
     start = time.process_time()
     run.execute()
     seconds = time.process_time() - start
+    if not run.data.splits["test"].tensors()[0].equal(test):
+        raise ValueError(
+            f"peers must be judged on rows that none has trained on; the run of seed {seed} holds out others than the "
+            f"{len(test)} test rows; give both the same data."
+        )
     model = run.model.eval()
 
     @torch.no_grad()

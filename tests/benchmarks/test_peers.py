@@ -1,6 +1,8 @@
 """Peers are what they are called, take their turns, and their tables divide the right figures."""
 
 import itertools
+import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +26,7 @@ def waiting(tmp_path, monkeypatch) -> str:
     """A peer that needs nothing but Python, and writes down its turns."""
     turns = tmp_path / "turns"
     (tmp_path / "stand_in.py").write_text(
+        "import os\n"
         "from benchmarks.peers.child import serve\n"
         "def prepare(name, fails=False):\n"
         "    print('a library that talks')\n"
@@ -32,7 +35,8 @@ def waiting(tmp_path, monkeypatch) -> str:
         "        if fails:\n"
         "            raise MemoryError('no room for this')\n"
         "        return {'training': 2.0 if name == 'a' else 1.0}\n"
-        "    return {'parameters': 3}, make_round\n"
+        "    cores = list(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else [0]\n"
+        "    return {'parameters': 3, 'cores': cores}, make_round\n"
         "serve(prepare)\n",
         encoding="utf-8",
     )
@@ -45,6 +49,8 @@ def test_peers_take_turns_in_processes_of_their_own(waiting, tmp_path) -> None:
     assert (tmp_path / "turns").read_text(encoding="utf-8").split() == ["a0", "b0", "a1", "b1", "a2", "b2"]
     assert found["a"]["rounds"] == [{"training": 2.0}] * 3
     assert found["b"]["parameters"] == 3
+    assert found["a"]["cores"] == found["b"]["cores"]
+    assert len(found["a"]["cores"]) == 1
     if sys.platform == "linux":
         assert 5 < found["b"]["libraries_mb"] <= found["b"]["peak_mb"] < 100
 
@@ -107,7 +113,7 @@ def test_messages_on_edges_do_not_know_directions() -> None:
     torch.testing.assert_close(layer(turned(h)), turned(layer(h)), rtol=1e-5, atol=1e-6)
 
 
-def test_every_variant_on_torch_is_timed(monkeypatch) -> None:
+def test_variants_on_torch_are_timed_and_laid_out(monkeypatch) -> None:
     monkeypatch.setattr("benchmarks.peers.child.LEAST_SECONDS", 0.0)
     found = {}
     for variant in (peer.CONV, automata.OFFSETS, automata.EDGES, automata.OURS_EAGER):
@@ -129,13 +135,13 @@ def test_every_variant_on_torch_is_timed(monkeypatch) -> None:
 
 def test_ratios_are_taken_round_by_round() -> None:
     made = [{"training": 4.0, "forward": 1.0}, {"training": 30.0, "forward": 9.0}]
-    facts = {"parameters": 1, "first_seconds": 0.1, "peak_mb": 2.0, "libraries_mb": 1.0, "cell_steps": 1000}
+    facts = {"parameters": 1, "first_seconds": 0.1, "peak_mb": math.nan, "libraries_mb": 1.0, "cell_steps": 1000}
     found = {peer.CONV: facts | {"rounds": made}, "ours": facts | {"rounds": [made[0], {"training": 10, "forward": 9}]}}
     (row,) = page.head_to_head({"case": found}).rows
     assert row["÷ ours"] == "2 [1 – 3]"  # not the ratio of the medians, 17 / 7
     text = page.written(measure.Machine.here(), [1.25, 3.0], 2, [page.timing("case", found)])
     assert "Load average 1.2 at the start and 3.0 at the end" in text
-    assert "| ours | 1 | 5 | 1 [1 – 1] | 7 |" in text
+    assert "| ours | 1 | 5 | 1 [1 – 1] | 7 | 0.667 [0.333 – 1] | – | 1 | 0.1 |" in text
 
 
 def test_the_recipe_in_dense_layers_is_pca(monkeypatch) -> None:
@@ -159,7 +165,7 @@ def test_a_student_learns_at_the_rate_that_validation_prefers(monkeypatch) -> No
 
 def test_sentences_are_laid_out_with_their_spread() -> None:
     one = {"parameters": 7, "fvu": 0.4, "cosine": 0.8, "neighbour_recall@10": 0.7}
-    facts = {"rows": 2800, "held_out": 60, "updates": 12}
+    facts = {"rows": 2800, "held_out": 60, "epochs": 3, "updates": 12}
     found = {
         sentences.LATTICE: facts | {"rounds": [one | {"seconds": 6.0}, one | {"seconds": 8.0, "fvu": 0.5}]},
         sentences.PCA: facts | {"rounds": [one | {"seconds": 2.0}, one | {"seconds": 1.0}]},
@@ -167,6 +173,22 @@ def test_sentences_are_laid_out_with_their_spread() -> None:
     ours, theirs = page.embeddings(found).rows
     assert (ours["fvu"], ours["training, s"], ours["ours ÷ it"]) == ("0.450 ± 0.071", 7.0, "1 [1 – 1]")
     assert (theirs["fvu"], theirs["ours ÷ it"]) == ("0.400 ± 0.000", "5.5 [3 – 8]")
+
+
+@pytest.mark.slow
+def test_the_quick_form_is_measured_from_end_to_end(tmp_path, monkeypatch, capsys) -> None:
+    """With variants that need no compiler."""
+    monkeypatch.setattr(automata, "VARIANTS", (peer.CONV, automata.OURS_EAGER))
+    page_file, found_file = tmp_path / "peers.md", tmp_path / "peers.json"
+    words = ["--quick", "--rounds", "2", "--markdown", str(page_file), "--json", str(found_file)]
+    assert measure.main(words) == 0
+    assert not page_file.exists(), "the quick form is no page"
+    (found,) = json.loads(found_file.read_text(encoding="utf-8"))["speed"].values()
+    assert list(found) == [peer.CONV, automata.OURS_EAGER]
+    for figures in found.values():
+        assert [set(made) for made in figures["rounds"]] == [{"forward", "training"}] * 2
+        assert min(made["training"] - made["forward"] for made in figures["rounds"]) > 0
+    assert "Head to head, training" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("rounds", "words"), [("0", "take 5"), ("-3", "got -3")])
@@ -178,7 +200,8 @@ def test_rounds_are_at_least_one(rounds, words) -> None:
 def test_an_environment_that_is_there_is_taken(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("LATTICEGNN_CACHE", str(tmp_path))
     there = tmp_path / "peers" / "cax"
-    there.mkdir(parents=True)
+    (there / "bin").mkdir(parents=True)
+    (there / "bin" / "python").symlink_to(sys.executable)
     shutil.copyfile(environment.HERE / "requirements-cax.txt", there / environment.STAMP)
     assert environment.python("cax") == there / "bin" / "python"
 
@@ -193,6 +216,8 @@ def test_an_environment_is_made_once_and_again_when_its_pins_change(tmp_path, mo
     assert found == tmp_path / "cache" / "peers" / "one" / "bin" / "python"
     made = found.lstat().st_mtime_ns
     assert environment.python("one").lstat().st_mtime_ns == made
+    found.unlink()  # as where the Python that it was made with is gone
+    assert environment.python("one").exists()
     pins.write_text("no such == requirement\n", encoding="utf-8")
     with refuses("environment must install", "requirements-one.txt", "run this again", ChildProcessError):
         environment.python("one")

@@ -57,6 +57,7 @@ def test_the_page_holds_table_verdict_rows_and_cards(page) -> None:
     assert "1,234" in cells
     assert "0.500 [0.400, 0.600]" in cells
     assert outline.texts["li"] == ["lattice − mean: fvu -0.500 [-0.600, -0.400], the lattice wins"]
+    assert [attributes for tag, attributes in outline.elements if tag == "li"] == [{"class": "wins"}], "and its mark"
     assert outline.texts["strong"] == ["0.500", "0.750"]
     assert {"seed_everything: 7" in text for text in outline.texts["pre"]} == {True}
     assert outline.texts["caption"] == [
