@@ -12,7 +12,7 @@ help:
 	@echo "make check      ruff and mypy;      make format: let ruff mend what it can"
 	@echo "make peers      measure beside Conv3d, CAX, E(n)-GNCA and sentence-transformers; writes docs/peers.md"
 	@echo "make notebooks  write notebooks/ anew from the examples;  make quickstart: run docs/quickstart.md, timed"
-	@echo "make docs       the documentation site, in docs/_build"
+	@echo "make docs       the documentation site, in docs/_build (formulas need the network: MathJax's CDN)"
 
 setup:
 	@bash scripts/setup.sh

@@ -42,7 +42,6 @@ BESIDE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "LOG.md": "log.md",
-    "README.md": "index.md",
 }
 """Files of the repository's root that pages link to, and the pages that hold them."""
 

@@ -63,7 +63,7 @@ def read_settings(folder: Path, trust_code: bool) -> dict[str, Any]:
     if paths and not trust_code:
         raise ValueError(
             f"a saved model's experts must come from latticegnn, torch or PyG; {folder} names {', '.join(paths)}; "
-            "read that code, then pass trust_code=True."
+            "read that code, then pass trust_code=True (on the command line --trust_code)."
         )
     return settings
 

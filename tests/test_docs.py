@@ -4,23 +4,18 @@ import re
 from pathlib import Path
 from typing import get_args
 
-import pytest
-import yaml
-
 from latticegnn.data import PRESETS
 from latticegnn.inference.command import add_predict_arguments
 from latticegnn.lattice.placement import PLACEMENTS
 from latticegnn.lattice.spec import Boundary
 from latticegnn.nn.modes import MODES
 from latticegnn.nn.stopping import CRITERIA
-from latticegnn.training.configuration import RunCLI
 from latticegnn.training.errors import OneLineParser
 
 ROOT = Path(__file__).parents[1]
 DATA = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
 DYNAMICS = (ROOT / "docs" / "dynamics.md").read_text(encoding="utf-8")
 PREDICT = (ROOT / "docs" / "predict.md").read_text(encoding="utf-8")
-SETTINGS = re.findall(r"```yaml\n(.*?)```", DATA, flags=re.DOTALL)
 
 
 def test_the_options_of_prediction_are_told() -> None:
@@ -49,16 +44,6 @@ def test_every_mode_boundary_and_placement_is_told() -> None:
 def test_every_criterion_of_stopping_is_told() -> None:
     page = DYNAMICS.partition("\n## Stopping\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE) == list(CRITERIA)
-
-
-@pytest.mark.parametrize("text", SETTINGS, ids=range(len(SETTINGS)))
-def test_the_settings_on_data_are_settings(text, tmp_path) -> None:
-    (tmp_path / "page.yaml").write_text(text)
-    words = ["--config", str(ROOT / "configs" / "default.yaml"), "--config", str(tmp_path / "page.yaml")]
-    cli = RunCLI([*words, "--run_dir", str(tmp_path)], tmp_path / "run")
-    given = yaml.safe_load(text)["data"]
-    assert cli.datamodule.content.task == given.get("task", "qa")
-    assert len(cli.datamodule.content.sources) == 1 + len(given.get("more", []))
 
 
 def test_the_presets_are_those_of_the_code() -> None:

@@ -19,7 +19,12 @@ def test_it_is_a_front_page() -> None:
     assert [name for name in sorted(pages - inside) if f"({name})" not in README] == []
 
 
-def test_the_tree_names_every_room() -> None:
+def test_every_room_is_named() -> None:
     rooms = {path.name for path in (ROOT / "latticegnn").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert rooms
-    assert [room for room in sorted(rooms) if f"  {room}/" not in HOUSE] == []
+    assert [room for room in sorted(rooms) if f"  {room}/" not in HOUSE or f"`{room}/`" not in README] == []
+
+
+def test_the_tree_names_every_file() -> None:
+    files = {file.name for file in (ROOT / "latticegnn").rglob("*.py") if not file.name.startswith("__")}
+    assert files == set(re.findall(r"\b\w+\.py\b", HOUSE)) - {"conf.py", "test_floors.py"}

@@ -30,7 +30,8 @@ def serve(arguments: list[str]) -> int:
 
     parser = command_parser("serve", "Answer requests over HTTP by a trained model. See docs/serve.md.")
     parser.add_argument("--config", action="config", help="YAML file with any of these settings.")
-    parser.add_function_arguments(run, skip={"limits"})
+    parser.add_function_arguments(run, skip={"limits", "trust_code"})
+    parser.add_argument("--trust_code", action="store_true", help="Run code that comes with the model or its teacher.")
     parser.add_class_arguments(Limits, "limits")
     for file in config_files(arguments):
         read_mapping(file)  # the parser's own words for a file that cannot be read are no help

@@ -52,6 +52,11 @@ def doctor(arguments: list[str]) -> int:
     """Check a configuration without training it; exit status 0 when ready, 1 when not. ``--json`` prints JSON."""
     from latticegnn.training.doctor import examine
 
+    if {"-h", "--help"} & set(arguments):
+        about = "Say whether a configuration is ready to run. Takes what `latticegnn fit` takes, see its --help, and:"
+        parser = command_parser("doctor", about)
+        parser.add_argument("--json", action="store_true", help="Print JSON.")
+        parser.parse_args(["--help"])
     as_json = "--json" in arguments
     findings = []
     for finding in examine([word for word in arguments if word != "--json"]):

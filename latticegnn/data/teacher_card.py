@@ -111,7 +111,8 @@ def rebuild_teacher(
     if settings.get("trust_remote_code") and not trust_code:
         raise ValueError(
             f"A teacher's own code runs only where it is trusted; {Path(folder) / TEACHER_FILE} asks for that of "
-            f"{settings.get('source')!r}. Read its Python files, then pass trust_code=True."
+            f"{settings.get('source')!r}. Read its Python files, then pass trust_code=True (on the command line "
+            "--trust_code)."
         )
     if "path" not in settings:
         settings["device"] = device

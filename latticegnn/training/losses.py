@@ -27,7 +27,7 @@ WEIGHTINGS = ("fixed", "uncertainty")
 class LossWeights:
     """Weights of the loss terms; a weight of 0 leaves a term out.
 
-    The defaults are what measurably helped; LOG.md holds what each of the others did.
+    LOG.md holds what each of them did.
 
     Args:
         reconstruction: Of `Reconstruction`, as all others ≥ 0 and of the term of its name.

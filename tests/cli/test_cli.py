@@ -202,6 +202,9 @@ def test_help_and_version(call) -> None:
     assert [line.split()[0] for line in out if line.startswith("  ")] == list(COMMANDS)
     assert call()[0] == 2
     assert call("--version") == (0, [f"latticegnn {__version__}"], [])
+    for command in COMMANDS:
+        status, out, _ = call(command, "--help")
+        assert (status, out[0].split()[:3]) == (0, ["usage:", "latticegnn", command])
 
 
 def test_an_interrupted_run_says_so(call, monkeypatch) -> None:

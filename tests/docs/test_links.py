@@ -15,7 +15,7 @@ TEXTS = sorted(
 )
 #: Folders whose files are named in prose and docstrings.
 NAMED = re.compile(
-    r"(?<![\w/.-])(?:configs|examples|scripts|docs|benchmarks|tests)/[\w/]+\.(?:py|md|yaml|tsv|png|sh)\b"
+    r"(?<![\w/.-])(?:latticegnn|configs|examples|scripts|docs|benchmarks|tests)/[\w/]+\.(?:py|md|yaml|tsv|png|sh)\b"
 )
 
 
@@ -71,3 +71,10 @@ def test_files_that_are_named_exist() -> None:
     named = {(name, file.name) for file in TEXTS for name in NAMED.findall(file.read_text(encoding="utf-8"))}
     assert len(named) > 100
     assert [(name, file) for name, file in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_targets_that_are_named_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {target for page in PAGES for target in re.findall(r"`make ([\w-]+)", page.read_text(encoding="utf-8"))}
+    assert len(named) > 5
+    assert [target for target in sorted(named) if not re.search(rf"^{target}:", makefile, flags=re.MULTILINE)] == []

@@ -39,8 +39,7 @@ def test_every_module_stands_on_one_page() -> None:
 
 def test_every_command_is_told_with_its_own_help() -> None:
     assert re.findall(r"^## (\w+)$", page("cli.md"), flags=re.MULTILINE) == list(COMMANDS)
-    # The doctor takes what fit takes.
-    assert [name for name in COMMANDS if f"```{{command-help}} {name}\n" not in page("cli.md")] == ["doctor"]
+    assert [name for name in COMMANDS if f"```{{command-help}} {name}\n" not in page("cli.md")] == []
 
 
 @pytest.mark.parametrize("row", re.findall(r"^\| `(\{.*\})` \| (.*) \|$", page("lattice.md"), flags=re.MULTILINE))
@@ -68,7 +67,8 @@ def test_every_section_of_a_configuration_is_told() -> None:
     assert [key for key in keys if f"`{key}`" not in page("configs.md") and key != "resume"] == []
 
 
-def test_headline_figures_are_those_of_the_full_tables() -> None:
+def test_headline_figures_are_those_of_one_full_table() -> None:
+    tables = re.findall(r"(?:^\|.*\n)+", page("results.md"), flags=re.MULTILINE)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("\n## Does the cube earn its keep?\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")][2:]
@@ -76,5 +76,5 @@ def test_headline_figures_are_those_of_the_full_tables() -> None:
     for row in rows:
         figures = re.findall(r"(?<!\w)[01]?\.\d{3,4}\b", row)
         assert len(figures) >= 2
-        in_full = [re.search(rf"(?<!\d){re.escape(figure)}\b", page("results.md")) for figure in figures]
-        assert all(in_full), row
+        sought = [rf"(?<!\d){re.escape(figure)}\b" for figure in figures]
+        assert any(all(re.search(figure, table) for figure in sought) for table in tables), row
