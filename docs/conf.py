@@ -18,7 +18,13 @@ from latticegnn.cli import COMMANDS, main
 project, author, copyright = "latticegnn", "the latticegnn authors", "2026, the latticegnn authors"
 version = release = installed("latticegnn")
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx-mathjax-offline", "myst_parser"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
+    "myst_parser",
+]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "latticegnn"
