@@ -153,7 +153,7 @@ def test_the_readmes_pictures_are_a_commands_output(tmp_path, capsys):
     spec.loader.exec_module(figures)
     figures.main(["--output", str(tmp_path)])
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "lattice.png", "portrait.png", "signal.png", "tiers.png",
+        "gate.png", "lattice.png", "portrait.png", "signal.png", "three_tiers.png", "tiers.png",
     ]  # fmt: skip
     assert all(5_000 < file.stat().st_size < 200_000 for file in tmp_path.iterdir())
     assert "signal.png" in capsys.readouterr().out
