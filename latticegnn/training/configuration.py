@@ -136,9 +136,8 @@ class RunCLI(LightningCLI):
         for name, kind in SETTINGS.items():
             parser.add_class_arguments(kind, name)
             parser.link_arguments(name, f"model.{name}", apply_on="instantiate")
-        parser.link_arguments("model.embedding_dim", "data.expected_dim")
-        parser.link_arguments("seed_everything", "model.seed")
-        parser.link_arguments("seed_everything", "data.order_seed")
+        for key, source in FOLLOWING.items():
+            parser.link_arguments(source, key)
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -158,8 +157,16 @@ class RunCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments given, whatever the program's own are."""
-        for file in config_files(self._arguments):
-            refuse_nulls(parser, read_mapping(file))
+        contents = [read_mapping(file) for file in config_files(self._arguments)]
+        for content in contents:
+            refuse_nulls(parser, content)
+        for key, source in FOLLOWING.items():
+            section, _, name = key.partition(".")
+            parts = [content.get(section) for content in contents]
+            given = [part[name] for part in parts if isinstance(part, dict) and name in part]
+            given += filter(None, [option(self._arguments, f"--{key}")])
+            if given:
+                raise ValueError(f"{key} follows from {source}; got {given[0]}; leave it out and set {source}.")
         self.config = parser.parse_args(self._arguments)
         set_level(self.config.log_level)
         seed = self.config.seed_everything
@@ -297,6 +304,12 @@ class RunCLI(LightningCLI):
             self.folder.rmdir()
 
 
+FOLLOWING = {
+    "data.expected_dim": "model.embedding_dim",
+    "model.seed": "seed_everything",
+    "data.order_seed": "seed_everything",
+}
+"""Keys that follow from another one, by that."""
 _FREE = (
     "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
     "checkpoint.dirpath", "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps",

@@ -50,6 +50,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / "top.yaml").write_text("modle: {channels: 4}")
     (tmp_path / "section.yaml").write_text("damage: null")
     (tmp_path / "null.yaml").write_text("model: {clamp: null, stopping: null}")
+    (tmp_path / "follows.yaml").write_text("model: {seed: 3}")
     (tmp_path / "sweep.yaml").write_text("{base: tiny.yaml, variants: {a: {}}, seeds: null}")
     (tmp_path / "broken.yaml").write_text("model: {channels: [1,")
     (tmp_path / "list.yaml").write_text("[1, 2]")

@@ -39,6 +39,14 @@ MISTAKES: dict[str, tuple[tuple[str, ...], tuple[str, str, str]]] = {
         (*FIT, "--model.gradient", "{implicit: {}}", "--model.clamp", "true", "--model.stopping", "{halting: {}}"),
         ("gradient: implicit keeps none of them", "got a loss on a trajectory", "and halting heads"),
     ),
+    "a key that follows from another, as an option": (
+        (*FIT, "--data.expected_dim", "7"),
+        ("data.expected_dim follows from model.embedding_dim", "got 7", "set model.embedding_dim"),
+    ),
+    "a key that follows from another, in a file": (
+        (*FIT, "--config", "follows.yaml"),
+        ("model.seed follows from seed_everything", "got 3", "set seed_everything"),
+    ),
     "unknown option": ((*FIT, "--model.stps", "4"), ("must be a key", "'model.stps'", "did you mean 'model.steps'?")),
     "strange option": ((*FIT, "--brew", "4"), ("must be a key", "got 'brew'", "see `latticegnn fit --help`")),
     "loose word": ((*FIT, "tea"), ("must be a key", "got 'tea'", "see `latticegnn fit --help`")),
