@@ -98,13 +98,13 @@ def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Read what a run logged to CSV: (update, value) by name, as if it had never been interrupted.
 
     Updates are counted from 0: what a run that went on after update u logged takes the place of all that was logged
-    for u and later before.
+    for u and later before, and what was logged twice for an update counts once.
     """
     parts = [(int(part.name.rpartition("-")[2]), part) for part in folder.glob("logs-from-*")]
-    history: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    history: dict[str, dict[int, float]] = defaultdict(dict)
     for start, part in [(0, folder / "logs"), *sorted(parts)]:
         for name in history:
-            history[name] = [(step, value) for step, value in history[name] if step < start]
+            history[name] = {step: value for step, value in history[name].items() if step < start}
         file = part / "metrics.csv"
         if not file.is_file():
             continue
@@ -112,5 +112,5 @@ def read_history(folder: Path) -> dict[str, list[tuple[int, float]]]:
             for row in csv.DictReader(content):
                 for name, value in row.items():
                     if value and name not in ("step", "epoch"):
-                        history[name].append((int(row["step"]), float(value)))
-    return dict(history)
+                        history[name][int(row["step"])] = float(value)
+    return {name: list(values.items()) for name, values in history.items()}

@@ -192,6 +192,9 @@ class Progress(pl.Callback):
         if not always and not of_any(self._signal is not None or time.monotonic() >= self._due):
             return
         asked, file = of_any(self._signal is not None), progress_file(self.folder, trainer.global_step)
+        if not always:
+            # The engine logs an update after this hook, too late for a kill in between. `read_history` takes it once.
+            trainer._logger_connector.update_train_step_metrics()
         for log in trainer.loggers:
             log.save()  # what was logged up to here must not be lost with what comes after
         trainer.save_checkpoint(file)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning import pytorch as pl
 from safetensors.torch import load_file
 
 from latticegnn.cli import main
@@ -86,6 +87,26 @@ def test_every_checkpoint_leads_to_the_same_end(case, words, tmp_path, monkeypat
         assert resumed.folder == copy
         resumed.execute()
         assert outcome(copy) == expected, f"from {file.name}"
+
+
+def test_an_update_that_was_saved_is_in_the_log(words, whole, tmp_path, monkeypatch) -> None:
+    class Killed(BaseException):
+        """At once after a checkpoint, before the engine logs the update."""
+
+    save = pl.Trainer.save_checkpoint
+
+    def save_and_die(trainer: pl.Trainer, *rest, **named) -> None:
+        save(trainer, *rest, **named)
+        if trainer.global_step == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.Trainer, "save_checkpoint", save_and_die)
+        with pytest.raises(Killed):
+            Run([*words, "--run_dir", str(tmp_path), "--run_name", "a"]).execute()
+    assert 7 in dict(read_history(tmp_path / "a")["gradient/cell"])
+    Run(["--resume", str(tmp_path / "a")]).execute()
+    assert outcome(tmp_path / "a") == outcome(whole)
 
 
 @pytest.mark.slow
