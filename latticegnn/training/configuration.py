@@ -309,7 +309,7 @@ FOLLOWING = {
     "model.seed": "seed_everything",
     "data.order_seed": "seed_everything",
 }
-"""Keys that follow from another one, by that."""
+"""Key → the key that it follows from."""
 _FREE = (
     "run_dir", "run_name", "resume", "log_level", "save_every", "baselines", "data.cache_dir", "data.cache_max_gb",
     "checkpoint.dirpath", "trainer.logger", "trainer.enable_progress_bar", "trainer.log_every_n_steps",
